@@ -1,0 +1,230 @@
+"""The extent table: one row says where a run of guest bytes is, and the algebra on rows.
+
+Rows of one table are always in *normal form*: sorted by guest offset, without gap or overlap, of length
+above zero, unused columns zero, neighbours merged, stored ranges inside their file. `require_normal` proves it.
+
+Tables come in windows of at most `WINDOW_ROWS` rows, never whole: 64 TiB of guest disk has 2^30 clusters.
+All columns are in bytes. The layout of `ROW` equals `struct dfmt_row` of `native/include/dfmt.h`.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.void]
+U64 = npt.NDArray[np.uint64]
+
+WINDOW_ROWS: Final = 1 << 18
+
+ROW: Final = np.dtype(
+    [
+        ("guest_off", np.uint64),
+        ("length", np.uint64),
+        ("host_off", np.uint64),  # DATA, ENCODED: first stored byte
+        ("host_len", np.uint64),  # DATA: equal to length; ENCODED: bytes that hold the frame
+        ("frame_len", np.uint32),  # ENCODED: bytes that the frame decodes to
+        ("frame_skip", np.uint32),  # ENCODED: where in the decoded frame this row starts
+        ("file_id", np.uint16),  # DATA, ENCODED: which file of the disk
+        ("kind", np.uint8),
+        ("codec", np.uint8),  # ENCODED
+        ("reserved", np.uint32),
+    ]
+)
+
+
+class Kind(IntEnum):
+    """What a row says of its guest bytes. A hole is not zero: it means "not here, ask the parent"."""
+
+    DATA = 1  # stored as they are
+    ENCODED = 2  # stored as (a part of) one compressed frame
+    ZERO = 3  # read as zero
+    HOLE = 4  # not stored in this image
+
+
+class Codec(IntEnum):
+    """How a frame is compressed."""
+
+    NONE = 0
+    DEFLATE = 1  # raw deflate (RFC 1951)
+    ZLIB = 2  # deflate with zlib header and checksum (RFC 1950)
+    ZSTD = 3  # one or more zstd frames (RFC 8878)
+
+
+def from_units(  # noqa: PLR0913
+    *,
+    start: int,
+    stop: int,
+    unit: int,
+    kind: npt.NDArray[np.uint8],
+    host_off: U64,
+    host_len: U64 | None = None,
+    codec: Codec = Codec.NONE,
+    file_id: int = 0,
+) -> Rows:
+    """Rows in normal form for consecutive units (clusters, blocks, grains) of equal size.
+
+    Shapes: `kind`, `host_off`, `host_len` are (n,): one entry a unit; the first unit starts at guest offset
+    `start`, the rows end at `stop`, which lies inside or at the end of the last unit. `host_off` is looked at
+    for DATA and ENCODED units, `host_len` for ENCODED ones; an ENCODED unit is one whole frame.
+    """
+    n = len(kind)
+    rows = np.zeros(n, ROW)
+    rows["guest_off"] = np.uint64(start) + np.arange(n, dtype=np.uint64) * np.uint64(unit)
+    rows["length"] = unit
+    rows["kind"] = kind
+    stored = (kind == Kind.DATA) | (kind == Kind.ENCODED)
+    rows["host_off"] = np.where(stored, host_off, 0)
+    rows["file_id"] = np.where(stored, file_id, 0)
+    rows["host_len"] = np.where(kind == Kind.DATA, unit, 0)
+    if host_len is not None:
+        encoded = kind == Kind.ENCODED
+        rows["host_len"] = np.where(encoded, host_len, rows["host_len"])
+        rows["frame_len"] = np.where(encoded, unit, 0)
+        rows["codec"] = np.where(encoded, int(codec), 0)
+    return merge(clip(rows, start, stop))
+
+
+def clip(rows: Rows, start: int, stop: int) -> Rows:
+    """The part of a table in normal form that lies in guest range [start, stop)."""
+    if not len(rows):
+        return rows
+    ends = rows["guest_off"] + rows["length"]
+    first = int(np.searchsorted(ends, np.uint64(start), side="right"))
+    last = int(np.searchsorted(rows["guest_off"], np.uint64(stop), side="left"))
+    part = rows[first:last].copy()
+    if len(part):
+        _cut_head(part[0], max(0, start - int(part[0]["guest_off"])))
+        end = int(part[-1]["guest_off"]) + int(part[-1]["length"])
+        _cut_tail(part[-1], max(0, end - stop))
+    return part
+
+
+def _cut_head(row: Any, count: int) -> None:
+    row["guest_off"] += np.uint64(count)
+    row["length"] -= np.uint64(count)
+    if row["kind"] == Kind.DATA:
+        row["host_off"] += np.uint64(count)
+        row["host_len"] -= np.uint64(count)
+    elif row["kind"] == Kind.ENCODED:
+        row["frame_skip"] += np.uint32(count)
+
+
+def _cut_tail(row: Any, count: int) -> None:
+    row["length"] -= np.uint64(count)
+    if row["kind"] == Kind.DATA:
+        row["host_len"] -= np.uint64(count)
+
+
+def merge(rows: Rows) -> Rows:
+    """The same table with neighbours joined where one row can say it: part of the normal form."""
+    if len(rows) < 2:
+        return rows
+    left, right = rows[:-1], rows[1:]
+    same = left["kind"] == right["kind"]
+    data = same & (left["kind"] == Kind.DATA)
+    empty = same & (left["kind"] >= Kind.ZERO)
+    follows = data & (left["host_off"] + left["length"] == right["host_off"])
+    follows &= left["file_id"] == right["file_id"]
+    frame = same & (left["kind"] == Kind.ENCODED)
+    if frame.any():
+        for name in ("host_off", "host_len", "frame_len", "file_id", "codec"):
+            frame &= left[name] == right[name]
+        frame &= left["frame_skip"] + left["length"] == right["frame_skip"]
+    joined = empty | follows | frame
+    if not joined.any():
+        return rows
+    heads = np.flatnonzero(np.concatenate(([True], ~joined)))
+    merged = rows.take(heads)
+    merged["length"] = np.add.reduceat(rows["length"], heads)
+    is_data = merged["kind"] == Kind.DATA
+    merged["host_len"] = np.where(is_data, merged["length"], merged["host_len"])
+    return merged
+
+
+def require_normal(rows: Rows, start: int, stop: int, file_sizes: Iterable[int]) -> None:
+    """Prove that `rows` are the normal form of guest range [start, stop) over files of these sizes.
+
+    Raises:
+        ValueError: naming the first row that is not, and why.
+
+    """
+    sizes = np.array(list(file_sizes), np.uint64)
+    if not len(rows):
+        if start != stop:
+            raise ValueError(f"no rows for [{start}, {stop})")
+        return
+    ends = rows["guest_off"] + rows["length"]
+    kind = rows["kind"]
+    stored = (kind == Kind.DATA) | (kind == Kind.ENCODED)
+    encoded = kind == Kind.ENCODED
+    if np.any(rows["file_id"] >= len(sizes)):
+        raise ValueError("a row names a file that does not exist")
+    host_end = rows["host_off"] + rows["host_len"]
+    laws = {
+        "does not start where the one before it ends": rows["guest_off"]
+        != np.concatenate(([np.uint64(start)], ends[:-1])),
+        "is empty": rows["length"] == 0,
+        "wraps around": (ends < rows["guest_off"]) | (host_end < rows["host_off"]),
+        "has an unknown kind": (kind < Kind.DATA) | (kind > Kind.HOLE),
+        "lies outside its file": stored & (host_end > sizes.take(rows["file_id"])),
+        "has a stored length that differs from its length": (kind == Kind.DATA) & (rows["host_len"] != rows["length"]),
+        "reaches outside its frame": encoded
+        & (rows["frame_skip"] + rows["length"] > rows["frame_len"].astype(np.uint64)),
+        "has no codec": encoded & ((rows["codec"] == Codec.NONE) | (rows["host_len"] == 0)),
+        "uses a column that its kind does not have": (rows["reserved"] != 0)
+        | (~encoded & ((rows["codec"] != 0) | (rows["frame_len"] != 0) | (rows["frame_skip"] != 0)))
+        | (~stored & ((rows["host_off"] != 0) | (rows["host_len"] != 0) | (rows["file_id"] != 0))),
+    }
+    for law, broken in laws.items():
+        if np.any(broken):
+            index = int(np.argmax(broken))
+            raise ValueError(f"row {index} {law}: {rows[index]}")
+    if int(ends[-1]) != stop:
+        raise ValueError(f"the rows end at {int(ends[-1])}, not at {stop}")
+    if len(merge(rows)) != len(rows):
+        raise ValueError("neighbours are not merged")
+
+
+def chunks(windows: Iterable[Rows], *, unit: int, max_units: int) -> Iterator[Rows]:
+    """Cut a stream of windows into tables of whole units, leaving out units that no file stores.
+
+    Yields tables in normal form that start and end on multiples of `unit` (the very last may end inside its
+    unit), hold at least one DATA or ENCODED row and span at most `max_units` units. Memory is one window and
+    what belongs to one unit.
+    """
+    pending = np.zeros(0, ROW)
+    for window in windows:
+        pending = merge(np.concatenate((pending, window))) if len(pending) else window
+        if not len(pending):
+            continue
+        end = int(pending[-1]["guest_off"]) + int(pending[-1]["length"])
+        cut = end // unit * unit
+        if cut > int(pending[0]["guest_off"]):
+            yield from _stored_spans(clip(pending, 0, cut), unit, max_units)
+            pending = clip(pending, cut, end)
+    yield from _stored_spans(pending, unit, max_units)
+
+
+def _stored_spans(rows: Rows, unit: int, max_units: int) -> Iterator[Rows]:
+    """Tables of at most `max_units` units that cover the stored rows of a table."""
+    stored = rows[rows["kind"] <= Kind.ENCODED]
+    if not len(stored):
+        return
+    end = int(rows[-1]["guest_off"]) + int(rows[-1]["length"])
+    first = stored["guest_off"] // np.uint64(unit)
+    last = (stored["guest_off"] + stored["length"] - np.uint64(1)) // np.uint64(unit)
+    at = int(first[0])
+    index = 0
+    while index < len(stored):
+        at = max(at, int(first[index]))
+        limit = at + max_units
+        # The last stored row that starts before the limit decides how far this span reaches.
+        index = int(np.searchsorted(first, np.uint64(limit), side="left"))
+        stop = min(limit, int(last[index - 1]) + 1)
+        yield clip(rows, at * unit, min(stop * unit, end))
+        at = stop
+        if int(last[index - 1]) >= limit:
+            index -= 1  # the row goes on behind the limit
