@@ -135,11 +135,11 @@ uint64_t dfmt_filesystem(int fd);
 
 /* ---- codecs ---------------------------------------------------------------------------------------------- */
 
-/* One line, e.g. "deflate=libdeflate 1.14, fast-deflate=isa-l 2.30, zstd=1.5.4": what this build can do. */
+/* One line, e.g. "inflate: libdeflate 1.14, deflate: isa-l 2.30.0 + zlib 1.2.13, zstd: libzstd 1.5.4". */
 const char *dfmt_codecs(void);
-/* Can this build decode / encode the codec? */
+/* Can this build decode the codec; encode with this level (0: the codec's fast default) and window? */
 int dfmt_can_decode(int codec);
-int dfmt_can_encode(int codec);
+int dfmt_can_encode(int codec, int level, int window_bits);
 
 /* Decode one frame to exactly out_len bytes. Bytes behind the end of the stream are allowed. */
 int dfmt_decode(int codec, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len, dfmt_error *err);
@@ -182,6 +182,8 @@ typedef struct dfmt_placement {
     uint64_t group_units;  /* 0, or: after the last stored unit of each group of so many units …                */
     uint64_t group_room;   /* … so many bytes are left free, from a multiple of frame_align                     */
     uint64_t guest_size;   /* bytes of the guest disk: the last unit may end behind it                          */
+    uint32_t fingerprint;  /* 1: keep a fingerprint of the content (units of 64 KiB and more)                   */
+    uint32_t reserved;
 } dfmt_placement;
 
 typedef struct dfmt_copy dfmt_copy;
@@ -194,18 +196,20 @@ void dfmt_copy_free(dfmt_copy *copy);
 
 /* Copy the units of a table. rows[0] starts on a multiple of the unit. For unit i from there, places[i] becomes the
  * host offset of its data (behind prefix or marker; 0: all zero, not stored), stored[i] its stored bytes (equal to
- * the unit: plain), crcs[i] the CRC-32 of its guest bytes (0 where not stored; crcs may be NULL). A fixed placement
- * fills crcs only. Returns when everything is written or the first error (in guest order) is known. */
+ * the unit: plain; otherwise the length of its frame). A fixed placement takes NULL for both. Returns when
+ * everything is written, or the first error in guest order is known. Tables come in ascending order. */
 int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint64_t *places, uint64_t *stored,
-                  uint32_t *crcs, size_t units, dfmt_error *err);
+                  size_t units, dfmt_error *err);
 
 /* End of the target's used part; settable between runs, when tables were written there. */
 uint64_t dfmt_copy_end(const dfmt_copy *copy);
 int dfmt_copy_set_end(dfmt_copy *copy, uint64_t end);
-/* Give back the room after a group that is still owed, and stop. Call after the last run, before dfmt_copy_end(). */
-int dfmt_copy_finish(dfmt_copy *copy, dfmt_error *err);
+/* Add the room after a group that is still owed. Call after the last run, before dfmt_copy_end(). */
+void dfmt_copy_finish(dfmt_copy *copy);
+/* 64 bits that depend on the guest's non-zero bytes and their offsets, not on rows, threads or placement. */
+uint64_t dfmt_copy_fingerprint(const dfmt_copy *copy);
 
-/* From any thread, at any time: guest bytes done; stop soon. */
+/* From any thread, at any time: stored guest bytes done; stop soon. */
 uint64_t dfmt_copy_progress(const dfmt_copy *copy);
 void dfmt_copy_cancel(dfmt_copy *copy);
 

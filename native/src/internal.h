@@ -1,0 +1,84 @@
+/* internal.h - what the engine's own files share. Nothing here is part of the interface. */
+#ifndef DFMT_INTERNAL_H
+#define DFMT_INTERNAL_H
+
+#include "dfmt.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* A frame is at most one unit of its source: 2 MiB in qcow2, 1 MiB in VMDK. Stored it is at most twice that. */
+#define DFMT_MAX_FRAME (UINT32_C(4) << 20)
+#define DFMT_MAX_STORED_FRAME (2 * (uint64_t)DFMT_MAX_FRAME)
+
+/* Fill `err` (may be NULL) and return `code`. */
+int dfmt_fail(dfmt_error *err, int code, int sys_errno, uint64_t host_off, uint64_t guest_off, uint32_t file_id);
+
+static inline uint64_t dfmt_align_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+static inline uint64_t dfmt_min(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint64_t dfmt_max(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* Little-endian stores to any address. */
+static inline void dfmt_store_le32(uint8_t *at, uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        at[i] = (uint8_t)(value >> (8 * i));
+}
+
+static inline void dfmt_store_le64(uint8_t *at, uint64_t value)
+{
+    for (int i = 0; i < 8; i++)
+        at[i] = (uint8_t)(value >> (8 * i));
+}
+
+/* ---- codec.c: the working memory of one thread --------------------------------------------------------------- */
+
+typedef struct dfmt_decoder dfmt_decoder;
+typedef struct dfmt_encoder dfmt_encoder;
+
+dfmt_decoder *dfmt_decoder_new(const dfmt_io *io);
+void dfmt_decoder_free(const dfmt_io *io, dfmt_decoder *decoder);
+/* DFMT_OK, DFMT_E_DATA, DFMT_E_CODEC or DFMT_E_NOMEM. */
+int dfmt_decoder_run(dfmt_decoder *decoder, int codec, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len);
+
+/* NULL: no memory, or no such codec or level in this build. */
+dfmt_encoder *dfmt_encoder_new(const dfmt_io *io, int codec, int level, int window_bits);
+void dfmt_encoder_free(const dfmt_io *io, dfmt_encoder *encoder);
+/* Bytes of the frame, or 0 if it does not fit into `room` or the codec failed. */
+size_t dfmt_encoder_run(dfmt_encoder *encoder, const uint8_t *in, size_t in_len, uint8_t *out, size_t room);
+
+uint32_t dfmt_crc32(const uint8_t *data, size_t length);
+
+/* ---- fill.c: guest bytes of a table into memory --------------------------------------------------------------- */
+
+/* What one reading thread owns. */
+typedef struct dfmt_reader {
+    const dfmt_io *io;
+    const int *fds;
+    size_t fd_count;
+    const atomic_int *cancelled; /* or NULL */
+    dfmt_decoder *decoder;
+    uint8_t *in; /* stored bytes of several frames: [in_start, in_start + in_len) of file in_file */
+    size_t in_room;
+    size_t in_len;
+    uint64_t in_start;
+    uint32_t in_file;
+    uint8_t *frame; /* one decoded frame, of which a row wants only a part */
+    size_t frame_room;
+    uint64_t frame_at; /* its host offset; UINT64_MAX: none */
+    uint32_t frame_file;
+} dfmt_reader;
+
+int dfmt_reader_init(dfmt_reader *reader, const dfmt_io *io, const int *fds, size_t fd_count,
+                     const atomic_int *cancelled);
+void dfmt_reader_free(dfmt_reader *reader);
+
+/* Guest bytes [start, stop) of the table from row `first` on; *stored counts those that came from a file. */
+int dfmt_fill(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t first, uint64_t start, uint64_t stop,
+              uint8_t *out, uint64_t *stored, dfmt_error *err);
+
+/* Is the table one that the engine can run? */
+int dfmt_rows_check(const dfmt_row *rows, size_t count, size_t fd_count, dfmt_error *err);
+
+#endif
