@@ -333,7 +333,7 @@ size_t dfmt_encoder_run(dfmt_encoder *encoder, const uint8_t *in, size_t in_len,
         return ZSTD_isError(made) ? 0 : made;
     }
 #endif
-    (void)in, (void)out, (void)room;
+    (void)encoder, (void)in, (void)out, (void)room;
     return 0;
 }
 

@@ -1,14 +1,81 @@
 """Python's side of the C engine: the only importer of `diskfmt._native`.
 
 Each function checks lengths, calls, and turns a status into an exception. Untyped values end here.
+numpy is imported only where arrays are made, so that inspecting a file stays quick.
 """
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-import numpy as np
-import numpy.typing as npt
+from diskfmt._native import ffi, lib
+from diskfmt.errors import CorruptError, DiskfmtError, InternalError, IOFailedError, Reason, RefusedError
+from diskfmt.kinds import Codec
 
-from diskfmt.extents import U64, Codec
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from diskfmt.extents import U64, Rows
+
+_ABI: Final = 1
+if lib.DFMT_ABI != _ABI:  # a stale build would misread every structure
+    raise ImportError(f"diskfmt._native has ABI {lib.DFMT_ABI}, this code needs {_ABI}: build it again")
+
+MAX_THREADS: Final = 64
+_NO_SPACE: Final = frozenset({"ENOSPC", "EDQUOT", "EFBIG"})
+
+
+class Op(IntEnum):
+    """System calls of the engine, as a faulty table counts them."""
+
+    PREAD = 0
+    PWRITE = 1
+    FSYNC = 2
+    FTRUNCATE = 3
+    FALLOCATE = 4
+    SEEK = 5
+    RENAME = 6
+    CLOSE = 7
+    MALLOC = 8
+
+
+class Fault(IntEnum):
+    """How a faulty call misbehaves."""
+
+    ERRNO = 0
+    SHORT = 1
+    LIE = 2
+
+
+class SystemCalls:
+    """A table of system calls: the real one, or one with a fault in it (for tests)."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    @classmethod
+    def faulty(cls, op: Op, nth: int, *, how: Fault = Fault.ERRNO, errno: int = 5, sticky: bool = False) -> Self:
+        """The real system, except that call number `nth` (from 1) of `op` misbehaves; `sticky`: each later one too."""
+        table = lib.dfmt_io_faulty_new(op, nth, how, errno, sticky)
+        if table == ffi.NULL:
+            raise MemoryError
+        return cls(ffi.gc(table, lib.dfmt_io_faulty_free))
+
+    def count(self, op: Op) -> int:
+        """How many calls of `op` a faulty table has seen."""
+        return int(lib.dfmt_io_faulty_count(self.table, op))
+
+
+_SYSTEM: Final = SystemCalls(lib.dfmt_io_posix())
+
+
+def system() -> SystemCalls:
+    """The table that everything uses; tests put a faulty one in its place."""
+    return _SYSTEM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +109,288 @@ class Placement:
     fingerprint: bool = False
 
 
-def gather(fd: int, offsets: U64, size: int) -> npt.NDArray[np.uint8]:
-    """`size` bytes at each of `offsets`: shape (n, size). Raises IOFailedError or CorruptError(TRUNCATED)."""
-    import os
+def codecs() -> str:
+    """One line: the codec libraries of this build and their versions."""
+    return _text(lib.dfmt_codecs())
 
-    out = np.empty((len(offsets), size), np.uint8)
-    for i, offset in enumerate(offsets.tolist()):
-        out[i] = np.frombuffer(os.pread(fd, size, offset), np.uint8)
+
+def can_decode(codec: Codec) -> bool:
+    """Whether this build decodes frames of `codec`."""
+    return bool(lib.dfmt_can_decode(codec))
+
+
+def can_encode(codec: Codec, level: int = 0, window_bits: int = 15) -> bool:
+    """Whether this build encodes with this codec, level (0: its fast default) and deflate window."""
+    return bool(lib.dfmt_can_encode(codec, level, window_bits))
+
+
+def filesystem(fd: int) -> int:
+    """The type of the file system that holds an open file (statfs f_type), or 0."""
+    return int(lib.dfmt_filesystem(fd))
+
+
+def is_zero(data: "bytes | memoryview | npt.NDArray[np.uint8]") -> bool:
+    """Whether every byte is zero."""
+    view = ffi.from_buffer(data)
+    return bool(lib.dfmt_is_zero(view, len(view)))
+
+
+def zero_implementation(force: str | None = None) -> str | None:
+    """The name of the zero test in use; with `force` chooses it (tests). None: this machine has no such one."""
+    name = lib.dfmt_zero_implementation(ffi.NULL if force is None else force.encode())
+    return None if name == ffi.NULL else _text(name)
+
+
+def decode(codec: Codec, frame: bytes, length: int) -> bytes:
+    """`length` bytes that a frame decodes to.
+
+    Raises:
+        CorruptError: CORRUPT_DATA, it decodes to more, to less, or to nothing.
+        RefusedError: CODEC_MISSING.
+
+    """
+    out = bytearray(length)
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_decode(codec, ffi.from_buffer(frame), len(frame), ffi.from_buffer(out), length, err):
+        _raise(err, ("",), None)
+    return bytes(out)
+
+
+def encode(codec: Codec, data: bytes, *, level: int = 0, window_bits: int = 15) -> bytes:
+    """One frame that decodes to `data`. Raises RefusedError: CODEC_MISSING."""
+    out = bytearray(lib.dfmt_encode_bound(codec, len(data)))
+    size = ffi.new("size_t *", len(out))
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_encode(codec, level, window_bits, ffi.from_buffer(data), len(data), ffi.from_buffer(out), size, err):
+        _raise(err, ("",), None)
+    return bytes(out[: size[0]])
+
+
+def gather(fd: int, offsets: "U64", size: int) -> "npt.NDArray[np.uint8]":
+    """`size` bytes at each of `offsets`: shape (n, size).
+
+    Raises:
+        CorruptError: TRUNCATED, the file ends before.
+        IOFailedError: READ_ERROR.
+
+    """
+    import numpy as np
+
+    wanted = np.ascontiguousarray(offsets, np.uint64)
+    out = np.empty((len(wanted), size), np.uint8)
+    if len(wanted) and size:
+        err = ffi.new("dfmt_error *")
+        if lib.dfmt_gather(system().table, fd, ffi.from_buffer("uint64_t[]", wanted), len(wanted), size,
+                           ffi.from_buffer("uint8_t[]", out), out.nbytes, err):  # fmt: skip
+            _raise(err, (None,), None)
     return out
+
+
+def data_runs(fd: int, start: int, stop: int, limit: int) -> "tuple[U64, int]":
+    """The stored runs of a sparse file inside [start, stop), at most `limit`: shape (n, 2), (offset, length).
+
+    The second value is where to go on, `stop` when done.
+    """
+    import numpy as np
+
+    out = np.empty((limit, 2), np.uint64)
+    found = ffi.new("size_t *")
+    after = ffi.new("uint64_t *")
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_data_runs(system().table, fd, start, stop, ffi.from_buffer("uint64_t[]", out), limit, found, after,
+                          err):  # fmt: skip
+        _raise(err, (None,), None)
+    return out[: found[0]], int(after[0])
+
+
+def read_rows(fds: Sequence[int], paths: Sequence[str], rows: "Rows", start: int, out: bytearray | memoryview) -> None:
+    """Fill `out` with guest bytes from `start` on; the rows cover that range.
+
+    Raises:
+        CorruptError: CORRUPT_DATA or TRUNCATED, with host and guest offset.
+        IOFailedError: READ_ERROR.
+
+    """
+    err = ffi.new("dfmt_error *")
+    view = ffi.from_buffer("uint8_t[]", out, require_writable=True)
+    handles = ffi.new("int[]", list(fds))
+    if lib.dfmt_read(system().table, handles, len(fds), ffi.from_buffer("dfmt_row[]", rows), len(rows), start,
+                     len(view), view, err):  # fmt: skip
+        _raise(err, paths, None)
+
+
+def pwrite(fd: int, data: bytes, offset: int, path: str) -> None:
+    """Write all of `data` at `offset`. Raises IOFailedError: WRITE_ERROR or NO_SPACE."""
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_pwrite(system().table, fd, ffi.from_buffer(data), len(data), offset, err):
+        _raise(err, (), path)
+
+
+def fsync(fd: int, path: str) -> None:
+    """Make a file (or directory) durable. An error is final. Raises IOFailedError."""
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_fsync(system().table, fd, err):
+        _raise(err, (), path)
+
+
+def truncate(fd: int, length: int, path: str) -> None:
+    """Set the length of a file. Raises IOFailedError."""
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_ftruncate(system().table, fd, length, err):
+        _raise(err, (), path)
+
+
+def close(fd: int, path: str) -> None:
+    """Close a descriptor that was written to; a late write error counts. Raises IOFailedError."""
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_close(system().table, fd, err):
+        _raise(err, (), path)
+
+
+def rename(dir_fd: int, source: str, target: str, *, replace: bool, path: str) -> None:
+    """Rename inside one directory.
+
+    Raises:
+        RefusedError: OUTPUT_EXISTS, without `replace`.
+        IOFailedError: WRITE_ERROR.
+
+    """
+    err = ffi.new("dfmt_error *")
+    if lib.dfmt_rename(system().table, dir_fd, os.fsencode(source), os.fsencode(target), replace, err):
+        if err.sys_errno == 17 and not replace:  # EEXIST
+            raise RefusedError("the file exists", reason=Reason.OUTPUT_EXISTS, path=path,
+                               remedy="choose another name, or give --force to replace it")
+        _raise(err, (), path)
+
+
+class Copier:
+    """The copy loop over one target. A context manager; not for two threads at once, except `done` and `cancel`.
+
+    `paths` name the source's files and the target for messages; `target_fd` -1 does everything but write.
+    """
+
+    def __init__(self, *, fds: Sequence[int], paths: Sequence[str], target_fd: int, target_path: str,
+                 placement: Placement, threads: int) -> None:
+        self._paths = tuple(paths)
+        self._target_path = target_path
+        self._placement = placement
+        self._io = system()
+        self._fds = ffi.new("int[]", list(fds))
+        numbers = ffi.new("dfmt_placement *")
+        for name in Placement.__dataclass_fields__:
+            if name != "first":
+                setattr(numbers, name, int(getattr(placement, name)))
+        self._copy = lib.dfmt_copy_new(self._io.table, self._fds, len(fds), target_fd, numbers, placement.first,
+                                       min(threads, MAX_THREADS))  # fmt: skip
+        if self._copy == ffi.NULL:
+            raise MemoryError(f"the engine cannot start with {placement}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        lib.dfmt_copy_free(self._copy)
+        self._copy = ffi.NULL
+
+    def run(self, rows: "Rows") -> "tuple[int, U64, U64]":
+        """Copy the units of a table that starts on a multiple of the unit; returns when all is written.
+
+        Returns (first unit, places, stored), the arrays of shape (n,) as `Layout.add` takes them; empty for a
+        fixed placement.
+
+        Raises:
+            CorruptError: TRUNCATED or CORRUPT_DATA with both offsets.
+            IOFailedError: READ_ERROR, WRITE_ERROR or NO_SPACE.
+            InterruptedError: `cancel` was called.
+
+        """
+        import numpy as np
+
+        unit = self._placement.unit
+        start = int(rows[0]["guest_off"])
+        stop = int(rows[-1]["guest_off"]) + int(rows[-1]["length"])
+        units = 0 if self._placement.fixed else -(-(stop - start) // unit)
+        places = np.zeros(units, np.uint64)
+        stored = np.zeros(units, np.uint64)
+        err = ffi.new("dfmt_error *")
+        if lib.dfmt_copy_run(self._copy, ffi.from_buffer("dfmt_row[]", rows), len(rows),
+                             ffi.from_buffer("uint64_t[]", places), ffi.from_buffer("uint64_t[]", stored), units,
+                             err):  # fmt: skip
+            _raise(err, self._paths, self._target_path)
+        return start // unit, places, stored
+
+    @property
+    def end(self) -> int:
+        """Where the used part of the target ends."""
+        return int(lib.dfmt_copy_end(self._copy))
+
+    @end.setter
+    def end(self, value: int) -> None:
+        if lib.dfmt_copy_set_end(self._copy, value):
+            raise InternalError(f"the end of the target cannot move back to {value}")
+
+    def finish(self) -> None:
+        """Add the room after a group that is still owed. Call after the last run."""
+        lib.dfmt_copy_finish(self._copy)
+
+    @property
+    def fingerprint(self) -> int:
+        """64 bits that depend on the guest's content only."""
+        return int(lib.dfmt_copy_fingerprint(self._copy))
+
+    @property
+    def done(self) -> int:
+        """Stored guest bytes that are through; from any thread."""
+        return int(lib.dfmt_copy_progress(self._copy))
+
+    def cancel(self) -> None:
+        """Make `run` return soon; from any thread."""
+        lib.dfmt_copy_cancel(self._copy)
+
+
+def _text(value: Any) -> str:
+    text: str = ffi.string(value).decode()
+    return text
+
+
+def _raise(err: Any, paths: Sequence[str | None], target: str | None) -> NoReturn:
+    """Turn an error of the engine into the exception that says it."""
+    on_target = err.file_id == lib.DFMT_TARGET
+    path = target if on_target else paths[err.file_id] if err.file_id < len(paths) else None
+    raise _error(err.code, err.sys_errno, err.host_off, err.guest_off, path or None)
+
+
+def _error(code: int, errno: int, host: int, guest: int, path: str | None) -> Exception:
+    import errno as names
+
+    name = names.errorcode.get(errno, "")
+    text = os.strerror(errno) if errno else ""
+    if code == lib.DFMT_E_EOF:
+        return CorruptError("the file ends where its tables promise data", reason=Reason.TRUNCATED, path=path,
+                            offset=host, guest_offset=guest, remedy="copy the image again")  # fmt: skip
+    if code == lib.DFMT_E_DATA:
+        return CorruptError("compressed data does not decode", reason=Reason.CORRUPT_DATA, path=path, offset=host,
+                            guest_offset=guest, remedy="copy the image again, or export it anew")  # fmt: skip
+    if code == lib.DFMT_E_READ:
+        return IOFailedError(f"cannot read: {text}", errno=errno, path=path, offset=host, guest_offset=guest,
+                             remedy="check the disk and copy the image elsewhere")  # fmt: skip
+    if code == lib.DFMT_E_WRITE and name in _NO_SPACE:
+        return IOFailedError(f"cannot write: {text}", errno=errno, reason=Reason.NO_SPACE, path=path, offset=host,
+                             remedy="free some space, or choose another directory")  # fmt: skip
+    if code == lib.DFMT_E_WRITE:
+        return IOFailedError(f"cannot write: {text}", errno=errno, reason=Reason.WRITE_ERROR, path=path, offset=host,
+                             remedy="check the disk, or choose another directory")  # fmt: skip
+    if code == lib.DFMT_E_NOMEM:
+        return MemoryError()
+    if code == lib.DFMT_E_CANCELLED:
+        return InterruptedError("cancelled")
+    if code == lib.DFMT_E_CODEC:
+        return RefusedError("this build lacks the codec", reason=Reason.CODEC_MISSING, path=path,
+                            remedy="install a build that has it; diskfmt --version lists the codecs")  # fmt: skip
+    return _bug(host, guest, path)
+
+
+def _bug(host: int, guest: int, path: str | None) -> DiskfmtError:
+    return InternalError("the engine was given a table that makes no sense", path=path, offset=host,
+                         guest_offset=guest, remedy="please report this")

@@ -8,11 +8,17 @@ All columns are in bytes. The layout of `ROW` equals `struct dfmt_row` of `nativ
 """
 
 from collections.abc import Iterable, Iterator
-from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from diskfmt.kinds import Codec, Kind
+
+__all__ = [
+    "ROW", "U64", "WINDOW_ROWS", "Codec", "Kind", "Rows", "chunks", "clip", "from_units", "merge",
+    "require_normal",
+]
 
 Rows = npt.NDArray[np.void]
 U64 = npt.NDArray[np.uint64]
@@ -33,24 +39,6 @@ ROW: Final = np.dtype(
         ("reserved", np.uint32),
     ]
 )
-
-
-class Kind(IntEnum):
-    """What a row says of its guest bytes. A hole is not zero: it means "not here, ask the parent"."""
-
-    DATA = 1  # stored as they are
-    ENCODED = 2  # stored as (a part of) one compressed frame
-    ZERO = 3  # read as zero
-    HOLE = 4  # not stored in this image
-
-
-class Codec(IntEnum):
-    """How a frame is compressed."""
-
-    NONE = 0
-    DEFLATE = 1  # raw deflate (RFC 1951)
-    ZLIB = 2  # deflate with zlib header and checksum (RFC 1950)
-    ZSTD = 3  # one or more zstd frames (RFC 8878)
 
 
 def from_units(  # noqa: PLR0913
