@@ -2,8 +2,8 @@
 
     python cffi_build.py include/dfmt.h _native.c
 
-The header is the only description of the interface: what stands between its two cffi marks is what Python sees.
-The compiler checks it against the header itself, so a wrong declaration does not build.
+The header is the only description of the interface: what stands between its two cffi marks is what Python
+sees. The compiler checks it against the header itself, so a wrong declaration does not build.
 """
 
 import re
@@ -19,7 +19,7 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 
 
 def declarations(header: str) -> str:
-    """The marked part of a header without comments. Raises ValueError where a mark is not there exactly once."""
+    """The marked part of a header, without comments. Raises ValueError where a mark is not there once."""
     for mark in (BEGIN, END):
         if header.count(mark) != 1:
             raise ValueError(f"the header needs the line {mark!r} exactly once")
