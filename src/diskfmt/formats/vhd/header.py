@@ -64,9 +64,9 @@ class Vhd:
     """What `Image.header` is for this format.
 
     `footer` is the copy that counts. Data and tables end at or before `data_end`, where the footer at the end
-    of the file starts; if there is none, that is the end of the file and `cut` is true. `dynamic` is None for a
-    fixed disk, otherwise what is at `footer.data_offset`. `entries` are the entries of the BAT that the guest's
-    disk needs.
+    of the file starts; if there is none, that is the end of the file and `cut` is true. `dynamic` is None for
+    a fixed disk, otherwise what is at `footer.data_offset`. `entries` are the entries of the BAT that the
+    guest's disk needs.
     """
 
     footer: Footer
@@ -194,8 +194,8 @@ def _length_findings(source: SourceFile, tail: _Copy | None) -> Iterator[Finding
     if tail is None:
         yield _finding(
             ERROR if odd else WARNING, Reason.TRUNCATED, source.size,
-            "no footer at the end: the file was cut short, or something was appended; the copy at the head is "
-            "used", _COPY_AGAIN,
+            "no footer at the end: the file was cut short, or something was appended; the copy at the head "
+            "is used", _COPY_AGAIN,
         )
     elif odd == OLD_FOOTER_SIZE and tail.offset % SECTOR == 0:
         yield _finding(
@@ -303,7 +303,7 @@ def _fixed_findings(footer: Footer, data_end: int) -> Iterator[Finding]:
 def _read_dynamic(source: SourceFile, header: Vhd) -> tuple[DynamicHeader, bool]:
     at = header.footer.data_offset
     if at + DYNAMIC_SIZE > header.data_end:
-        raise CorruptError(f"the dynamic header at {at:#x} ends behind the data of the file, {header.data_end:#x}",
+        raise CorruptError(f"dynamic header at {at:#x}, but the file's data ends at {header.data_end:#x}",
                            reason=header.outside, offset=header.data_end, remedy=_COPY_AGAIN)
     dynamic, good = parse_dynamic(source.read_at(at, DYNAMIC_SIZE))
     if dynamic.cookie != DYNAMIC_COOKIE:
@@ -334,7 +334,7 @@ def _require_dynamic(dynamic: DynamicHeader, header: Vhd) -> int:
         raise CorruptError(f"table of blocks at {start:#x}, not on a sector behind the footer's copy",
                            offset=at + 16, remedy=_COPY_AGAIN)
     if end > header.data_end:
-        raise CorruptError(f"the table of blocks ends at {end:#x}, the data of the file at {header.data_end:#x}",
+        raise CorruptError(f"the table of blocks ends at {end:#x}, the file's data at {header.data_end:#x}",
                            reason=header.outside, offset=at + 16, remedy=_COPY_AGAIN)
     if start < at + DYNAMIC_SIZE and at < end:
         raise CorruptError(f"the table of blocks at {start:#x} overlaps the dynamic header at {at:#x}",
