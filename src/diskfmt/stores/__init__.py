@@ -1,1 +1,1 @@
-"""TODO"""
+"""Where bytes live: files and block devices that are read."""
