@@ -1,0 +1,70 @@
+"""Make an environment that runs this tree with a special build of the engine.
+
+    python tools/overlay.py NAME [CMAKE OPTION...]
+
+builds the engine with the options and leaves `build/overlay/NAME/bin/python`: it sees the packages of the
+running environment and the sources of this tree, but its own engine. Used for sanitizers, coverage, and builds
+without a codec. Prints the path of the interpreter.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def build_engine(name: str, options: list[str]) -> str:
+    """Path of the module that was built."""
+    tree = os.path.join(ROOT, "build", "overlay-native", name)
+    configure = ["cmake", "-S", os.path.join(ROOT, "native"), "-B", tree, "-G", "Ninja"]
+    define = ["-DDISKFMT_PYTHON=ON", f"-DPython_EXECUTABLE={sys.executable}", *options]
+    for command in ([*configure, *define], ["cmake", "--build", tree]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return os.path.join(tree, "_native.abi3.so")
+
+
+def mirror_package(target: str, engine: str) -> None:
+    """Fill `target` with links to the sources of the package and to the engine."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.makedirs(target)
+    package = os.path.join(ROOT, "src", "diskfmt")
+    for entry in os.listdir(package):
+        if entry != "__pycache__" and not entry.endswith(".so"):
+            os.symlink(os.path.join(package, entry), os.path.join(target, entry))
+    os.symlink(engine, os.path.join(target, os.path.basename(engine)))
+
+
+def make_environment(root: str, site: str) -> str:
+    """Path of the interpreter of an environment that looks into `site`, then into the running environment."""
+    if not os.path.exists(os.path.join(root, "bin", "python")):
+        venv.create(root, symlinks=True)
+    python = os.path.join(root, "bin", "python")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # A path named in a .pth file is searched, but its own .pth files are not read: an editable install there,
+    # which would bring the ordinary engine, stays out.
+    paths = os.path.join(root, "lib", version, "site-packages", "overlay.pth")
+    with open(paths, "w", encoding="utf-8") as file:
+        file.write(f"{site}\n{sysconfig.get_path('purelib')}\n")
+    script = os.path.join(root, "bin", "diskfmt")
+    with open(script, "w", encoding="utf-8") as file:
+        file.write(f"#!{python}\nimport sys\nfrom diskfmt.cli import main\nsys.exit(main())\n")
+    os.chmod(script, 0o755)
+    return python
+
+
+def main(name: str, *options: str) -> None:
+    """Build, and print where the interpreter is."""
+    root = os.path.join(ROOT, "build", "overlay", name)
+    site = os.path.join(root, "site")
+    mirror_package(os.path.join(site, "diskfmt"), build_engine(name, list(options)))
+    print(make_environment(root, site))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
