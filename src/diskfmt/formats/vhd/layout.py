@@ -1,8 +1,8 @@
 """What goes where in a VHD that is written.
 
-Dynamic: copy of the footer | dynamic header | BAT | blocks in guest order | footer. Each block is a sector bitmap
-with all bits set, then its data on a multiple of 4096 bytes, whole even if the disk ends inside it. The copy of
-the footer at offset 0, which makes the file a dynamic VHD for most readers, is written last.
+Dynamic: copy of the footer | dynamic header | BAT | blocks in guest order | footer. Each block is a sector
+bitmap with all bits set, then its data on a multiple of 4096 bytes, whole even if the disk ends inside it.
+The copy of the footer at offset 0, by which most readers know a dynamic disk, is written last.
 Fixed: the guest's bytes | footer.
 Source: VHD spec, "Hard Disk Footer Format", "Implementing a Dynamic Disk", appendix "CHS Calculation".
 """
@@ -60,7 +60,7 @@ def layout(request: Request) -> Layout:
 
     """
     if request.compress is not None:
-        raise UsageError("VHD has no compression", remedy="choose qcow2 or vmdk:streamOptimized, or leave it out")
+        raise UsageError("VHD has no compression", remedy="leave the compression out, or choose qcow2")
     size = request.virtual_size
     if not 0 < size <= MAX_VIRTUAL_SIZE or size % SECTOR:
         raise UsageError(f"a VHD cannot have {size} bytes: 512 to {MAX_VIRTUAL_SIZE}, a multiple of 512",
@@ -105,7 +105,7 @@ def _footer(size: int, options: dict[str, str]) -> Footer:
         unique_id=_unique_id(options.pop("uuid", None)),
     )
     if options:
-        raise UsageError(f"VHD has no option {sorted(options)[0]!r}",
+        raise UsageError(f"VHD has no option {min(options)!r}",
                          remedy="choose from block_size, creator, timestamp, uuid")
     return footer
 
@@ -170,7 +170,8 @@ class _Fixed(_Vhd):
         super().__init__(footer)
         self.placement = Placement(unit=UNIT, guest_size=footer.current_size, fixed=True, fingerprint=True)
 
-    def add(self, first_unit: int, places: U64, stored: U64, end: int) -> tuple[Sequence[Piece], int]:  # noqa: ARG002
+    def add(self, first_unit: int, places: U64, stored: U64,  # noqa: ARG002
+            end: int) -> tuple[Sequence[Piece], int]:
         """Nothing to note: the places follow from the guest offsets."""
         return (), end
 
@@ -201,12 +202,14 @@ class _Dynamic(_Vhd):
             fingerprint=True,
         )
 
-    def add(self, first_unit: int, places: U64, stored: U64, end: int) -> tuple[Sequence[Piece], int]:  # noqa: ARG002
+    def add(self, first_unit: int, places: U64, stored: U64,  # noqa: ARG002
+            end: int) -> tuple[Sequence[Piece], int]:
         """Note where blocks are; the BAT is written at the end."""
         used = np.flatnonzero(places)
         if len(used):
             host = places.take(used)
-            self._table[first_unit + used] = (host - np.uint64(self.placement.prefix_len)) // np.uint64(SECTOR)
+            block = host - np.uint64(self.placement.prefix_len)
+            self._table[first_unit + used] = block // np.uint64(SECTOR)
             self._blocks_end = max(self._blocks_end, int(host.max()) + self.placement.unit)
         return (), end
 

@@ -118,7 +118,7 @@ def needed(header: Vhd, blocks: Blocks) -> U64:
 def judge(header: Vhd, blocks: Blocks) -> tuple[list[Finding], Mask]:
     """What is wrong with the places of blocks, a finding for each kind of fault; and which can be read.
 
-    Looks for blocks outside the file, on top of header, BAT or footer, and on top of each other in the window.
+    Looks for blocks outside the file, on top of header, BAT or footer, and on top of each other.
     """
     dynamic: Any = header.dynamic
     at = header.footer.data_offset
