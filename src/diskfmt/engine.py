@@ -4,6 +4,7 @@ Each function checks lengths, calls, and turns a status into an exception. Untyp
 numpy is imported only where arrays are made, so that inspecting a file stays quick.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ if lib.DFMT_ABI != _ABI:  # a stale build would misread every structure
     raise ImportError(f"diskfmt._native has ABI {lib.DFMT_ABI}, this code needs {_ABI}: build it again")
 
 MAX_THREADS: Final = 64
-_NO_SPACE: Final = frozenset({"ENOSPC", "EDQUOT", "EFBIG"})
+# What a full disk says: no block, no quota, or a file larger than the file system has.
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Op(IntEnum):
@@ -58,9 +60,13 @@ class SystemCalls:
         self.table = table
 
     @classmethod
-    def faulty(cls, op: Op, nth: int, *, how: Fault = Fault.ERRNO, errno: int = 5, sticky: bool = False) -> Self:
-        """The real system, except that call number `nth` (from 1) of `op` misbehaves; `sticky`: each later one too."""
-        table = lib.dfmt_io_faulty_new(op, nth, how, errno, sticky)
+    def faulty(cls, op: Op, nth: int, *, how: Fault = Fault.ERRNO, code: int = errno.EIO,
+               sticky: bool = False) -> Self:
+        """The real system, except that call number `nth` (from 1) of `op` fails with errno `code`, or as `how` says.
+
+        `sticky`: each later one does too.
+        """
+        table = lib.dfmt_io_faulty_new(op, nth, how, code, sticky)
         if table == ffi.NULL:
             raise MemoryError
         return cls(ffi.gc(table, lib.dfmt_io_faulty_free))
@@ -257,7 +263,7 @@ def rename(dir_fd: int, source: str, target: str, *, replace: bool, path: str) -
     """
     err = ffi.new("dfmt_error *")
     if lib.dfmt_rename(system().table, dir_fd, os.fsencode(source), os.fsencode(target), replace, err):
-        if err.sys_errno == 17 and not replace:  # EEXIST
+        if err.sys_errno == errno.EEXIST and not replace:
             raise RefusedError("the file exists", reason=Reason.OUTPUT_EXISTS, path=path,
                                remedy="choose another name, or give --force to replace it")
         _raise(err, (), path)
@@ -361,11 +367,8 @@ def _raise(err: Any, paths: Sequence[str | None], target: str | None) -> NoRetur
     raise _error(err.code, err.sys_errno, err.host_off, err.guest_off, path or None)
 
 
-def _error(code: int, errno: int, host: int, guest: int, path: str | None) -> Exception:
-    import errno as names
-
-    name = names.errorcode.get(errno, "")
-    text = os.strerror(errno) if errno else ""
+def _error(code: int, number: int, host: int, guest: int, path: str | None) -> Exception:
+    text = os.strerror(number) if number else ""
     if code == lib.DFMT_E_EOF:
         return CorruptError("the file ends where its tables promise data", reason=Reason.TRUNCATED, path=path,
                             offset=host, guest_offset=guest, remedy="copy the image again")  # fmt: skip
@@ -373,13 +376,13 @@ def _error(code: int, errno: int, host: int, guest: int, path: str | None) -> Ex
         return CorruptError("compressed data does not decode", reason=Reason.CORRUPT_DATA, path=path, offset=host,
                             guest_offset=guest, remedy="copy the image again, or export it anew")  # fmt: skip
     if code == lib.DFMT_E_READ:
-        return IOFailedError(f"cannot read: {text}", errno=errno, path=path, offset=host, guest_offset=guest,
+        return IOFailedError(f"cannot read: {text}", errno=number, path=path, offset=host, guest_offset=guest,
                              remedy="check the disk and copy the image elsewhere")  # fmt: skip
-    if code == lib.DFMT_E_WRITE and name in _NO_SPACE:
-        return IOFailedError(f"cannot write: {text}", errno=errno, reason=Reason.NO_SPACE, path=path, offset=host,
+    if code == lib.DFMT_E_WRITE and number in NO_SPACE:
+        return IOFailedError(f"cannot write: {text}", errno=number, reason=Reason.NO_SPACE, path=path, offset=host,
                              remedy="free some space, or choose another directory")  # fmt: skip
     if code == lib.DFMT_E_WRITE:
-        return IOFailedError(f"cannot write: {text}", errno=errno, reason=Reason.WRITE_ERROR, path=path, offset=host,
+        return IOFailedError(f"cannot write: {text}", errno=number, reason=Reason.WRITE_ERROR, path=path, offset=host,
                              remedy="check the disk, or choose another directory")  # fmt: skip
     if code == lib.DFMT_E_NOMEM:
         return MemoryError()

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Converting a disk: target → plan → run → verify."""

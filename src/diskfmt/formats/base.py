@@ -125,6 +125,11 @@ class Layout(Protocol):
         """Name of the data file where it is not the target itself (monolithicFlat), else None."""
         ...
 
+    @property
+    def full_size(self) -> int:
+        """Bytes of the data file if every unit were stored and nothing compressed."""
+        ...
+
     def add(self, first_unit: int, places: "U64", stored: "U64", end: int) -> tuple[Sequence[Piece], int]:
         """Take the places of consecutive units.
 

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Judging an image before it is converted."""

@@ -1,0 +1,226 @@
+"""The use cases: what `import diskfmt` offers, and what the command line calls.
+
+Paths are `str | os.PathLike`. Everything returned is frozen and plain; `to_json()` gives values that `json` takes.
+Errors are `diskfmt.DiskfmtError`. Nothing that an image names is opened unless `follow` allows it:
+None opens nothing, `"pieces"` opens the pieces of a multi-file VMDK that lie beside it and carry its stem.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import starmap
+
+from diskfmt.clearance import Clearance
+from diskfmt.convert.progress import Progress
+from diskfmt.disk import Disk
+from diskfmt.disk import open_disk as _open_disk
+from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, UsageError
+from diskfmt.results import (
+    CheckReport,
+    Comparison,
+    ConversionResult,
+    ImageInfo,
+    MapRow,
+    Measurement,
+)
+
+Path = str | os.PathLike[str]
+Watcher = Callable[[Progress], None]
+
+
+def open_disk(path: Path, *, format: str | None = None, follow: str | None = None) -> Disk:
+    """The guest disk of an image, for random access: `size`, `read_at`, `extents`, `open`. A context manager.
+
+    Raises:
+        DiskfmtError: it cannot be read, or must not be.
+
+    """
+    return _open_disk(os.fspath(path), format=format, follow=follow)
+
+
+def inspect(path: Path, *, format: str | None = None) -> ImageInfo:
+    """What the image is, from its header alone; nothing else is opened.
+
+    Raises:
+        DiskfmtError: not an image that this program reads, or its header makes no sense.
+
+    """
+    with open_disk(path, format=format) as disk:
+        image, file = disk.image, disk.files[0]
+        return ImageInfo(
+            filename=disk.path, format=image.format, subformat=image.subformat, virtual_size=image.virtual_size,
+            actual_size=os.fstat(file.fd).st_blocks * 512, file_size=file.size, cluster_size=image.unit,
+            references=image.references, findings=disk.findings, evidence=disk.evidence, specific=image.specific,
+            extra=image.extra,
+        )  # fmt: skip
+
+
+def map_rows(path: Path, *, format: str | None = None, follow: str | None = None) -> Iterator[MapRow]:
+    """The extents of the guest disk in order, as qemu-img's `map` shows them, one at a time.
+
+    Raises:
+        DiskfmtError: while iterating too.
+
+    """
+    from diskfmt.kinds import Kind
+
+    with open_disk(path, format=format, follow=follow) as disk:
+        for rows in disk.extents():
+            for row in rows.tolist():
+                start, length, host_off, _, _, _, file_id, kind, _, _ = row
+                stored = kind in (Kind.DATA, Kind.ENCODED)
+                yield MapRow(
+                    start=start, length=length, present=kind != Kind.HOLE, zero=not stored, data=stored,
+                    compressed=kind == Kind.ENCODED, offset=host_off if kind == Kind.DATA else None,
+                    filename=disk.files[file_id].path if stored else None,
+                )  # fmt: skip
+
+
+def check(path: Path, *, format: str | None = None, deep: bool = False, follow: str | None = None) -> CheckReport:
+    """The integrity of the container: what the gate sees, and what the format's own check sees.
+
+    `deep` also decodes every compressed frame.
+
+    Raises:
+        DiskfmtError: the file cannot be read, or is no image.
+
+    """
+    from diskfmt.readiness.check import check_disk
+
+    with open_disk(path, format=format, follow=follow) as disk:
+        findings, statistics = check_disk(disk, deep=deep)
+        return CheckReport(filename=disk.path, format=disk.image.format, subformat=disk.image.subformat,
+                           findings=findings, statistics=statistics, deep=deep)  # fmt: skip
+
+
+def compare(
+    first: Path, second: Path, *, formats: tuple[str | None, str | None] = (None, None), strict: bool = False,
+    follow: str | None = None, progress: Watcher | None = None,
+) -> Comparison:  # fmt: skip
+    """Whether two guest disks hold the same bytes. A longer one may end in zeroes, unless `strict`.
+
+    Raises:
+        DiskfmtError: one of them cannot be read.
+
+    """
+    from diskfmt.digest import first_difference
+
+    with ExitStack() as stack:
+        paths = zip((first, second), formats, strict=True)
+        one, other = (stack.enter_context(open_disk(path, format=name, follow=follow)) for path, name in paths)
+        sizes = (one.size, other.size)
+        place = None
+        if not (strict and one.size != other.size):
+            place = first_difference(one, other, threads=_threads(None), progress=_tell(progress, "compare", max(sizes)))
+        return Comparison(equal=place is None and not (strict and one.size != other.size), first_difference=place,
+                          sizes=sizes)  # fmt: skip
+
+
+def digest(path: Path, *, format: str | None = None, follow: str | None = None, progress: Watcher | None = None) -> str:
+    """The digest of what the guest sees, as hex text; equal across formats.
+
+    Raises:
+        DiskfmtError: the disk cannot be read.
+
+    """
+    from diskfmt.digest import guest_digest
+
+    with open_disk(path, format=format, follow=follow) as disk:
+        return guest_digest(disk, threads=_threads(None), progress=_tell(progress, "digest", disk.size))
+
+
+def measure(
+    path: Path, *, format: str, subformat: str | None = None, source_format: str | None = None,
+    options: Mapping[str, str] | None = None, compress: str | None = None, follow: str | None = None,
+) -> Measurement:  # fmt: skip
+    """How large a conversion's output will be, exactly: everything is done but the writing.
+
+    Raises:
+        DiskfmtError: as `convert`.
+
+    """
+    from diskfmt.convert.plan import make_plan
+    from diskfmt.convert.run import measure as measure_plan
+    from diskfmt.convert.target import parse_target
+
+    target = parse_target(format, subformat=subformat, options=options, compress=compress)
+    with open_disk(path, format=source_format, follow=follow) as disk:
+        plan = make_plan(disk.size, target, "disk")
+        return Measurement(required=measure_plan(disk, plan, threads=_threads(None)),
+                           fully_allocated=plan.new_layout().full_size)  # fmt: skip
+
+
+def convert(
+    source: Path, target: Path, *, format: str, subformat: str | None = None, source_format: str | None = None,
+    options: Mapping[str, str] | None = None, compress: str | None = None, verify: bool = False, force: bool = False,
+    sync: bool = True, threads: int | None = None, waive: Sequence[str] = (), follow: str | None = None,
+    clearance: Clearance | None = None, progress: Watcher | None = None,
+) -> ConversionResult:  # fmt: skip
+    """Convert `source` into a new file `target`; when this returns, the right bytes are durable under that name.
+
+    `format`: `raw`, `qcow2`, `vhd` or `vmdk`, or with its subformat `vmdk:streamOptimized`. `compress`: `zlib` or
+    `zstd`, or with a level `zstd:7`. `verify` reads the output back and compares digests. `force` replaces an existing
+    file. `sync` False leaves durability to the system. `waive` names reasons that are not to block. `clearance` takes
+    the place of the gate's own assessment. `progress` is called about 20 times a second; an exception from it stops
+    the conversion.
+
+    Raises:
+        NotReadyError: the gate found a blocker.
+        DiskfmtError: anything else; no file of the target's name is left or touched.
+
+    """
+    from diskfmt.convert.plan import make_plan
+    from diskfmt.convert.run import run
+    from diskfmt.convert.target import parse_target
+
+    wanted = parse_target(format, subformat=subformat, options=options, compress=compress)
+    path = os.fspath(target)
+    count = _threads(threads)
+    with open_disk(source, format=source_format, follow=follow) as disk:
+        started = time.monotonic()
+        if clearance is None:
+            clearance = _clear(disk, waive, progress)
+        assessed = time.monotonic() - started
+        plan = make_plan(disk.size, wanted, os.path.basename(path))
+        outcome = run(disk, plan, clearance, path, threads=count, verify=verify, sync=sync, force=force, watch=progress)
+        return ConversionResult(
+            source=disk.path, target=path, source_format=disk.image.format, format=wanted.format.name,
+            subformat=wanted.subformat, virtual_size=plan.virtual_size, file_size=outcome.file_size,
+            actual_size=outcome.actual_size, digest=outcome.digest,
+            findings=(*_not_blocking(clearance.findings), *plan.notes), waived=clearance.waived, threads=count,
+            ungated=clearance.ungated_reason, seconds={"check": assessed, **outcome.seconds},
+        )  # fmt: skip
+
+
+def _clear(disk: Disk, waive: Sequence[str], progress: Watcher | None) -> Clearance:
+    from diskfmt.readiness.gate import assess
+
+    assessment = assess(disk, progress=_tell(progress, "check", disk.size))
+    return Clearance.from_assessment(assessment, waive=[_reason(name) for name in waive])
+
+
+def _reason(name: str) -> Reason:
+    try:
+        return Reason(name.upper())
+    except ValueError:
+        raise UsageError(f"there is no reason code {name!r}", remedy="give one that an error message named") from None
+
+
+def _not_blocking(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in findings if finding.severity is not Severity.ERROR)
+
+
+def _threads(asked: int | None) -> int:
+    if asked is None:
+        return min(len(os.sched_getaffinity(0)), 8)
+    if not 1 <= asked <= 64:
+        raise UsageError(f"{asked} threads are not possible", remedy="give 1 to 64")
+    return asked
+
+
+def _tell(progress: Watcher | None, phase: str, total: int) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    return lambda done: progress(Progress(phase=phase, done=min(done, total), total=total))

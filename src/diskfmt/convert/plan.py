@@ -1,0 +1,64 @@
+"""What a conversion will do, before it does anything."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from diskfmt import engine
+from diskfmt.convert.target import Target
+from diskfmt.errors import Finding, Reason, RefusedError, Severity, UsageError
+from diskfmt.formats.base import Layout, Request
+from diskfmt.units import SECTOR, align_up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One conversion: what is asked of the target, and what the user should know about it."""
+
+    target: Target
+    request: Request
+    notes: tuple[Finding, ...] = ()
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the target's guest disk."""
+        return self.request.virtual_size
+
+    def new_layout(self) -> Layout:
+        """A fresh layout of the output."""
+        return self.target.format.layout(self.request)
+
+    @cached_property
+    def data_name(self) -> str | None:
+        """The name of the data file where it is not the target itself."""
+        return self.new_layout().data_name
+
+
+def make_plan(size: int, target: Target, name: str) -> Plan:
+    """The plan for a guest disk of `size` bytes that goes to a file called `name` (no directory).
+
+    A format that counts in sectors gets a disk that is filled up with zeroes to a whole sector; a note says so.
+
+    Raises:
+        UsageError: options or a size that the format cannot have.
+        RefusedError: CODEC_MISSING.
+        LimitError: LIMIT_SIZE.
+
+    """
+    if size == 0:
+        raise UsageError("the disk is empty", remedy="there is nothing to convert")
+    virtual_size = size if target.format.name == "raw" else align_up(size, SECTOR)
+    notes = []
+    if virtual_size != size:
+        notes.append(Finding(
+            reason=Reason.BAD_VALUE, severity=Severity.WARNING, guest_offset=size,
+            message=f"{target.format.name} counts in sectors: {virtual_size - size} zero bytes were added to the disk",
+            remedy="convert to raw to keep the odd size"))  # fmt: skip
+    request = Request(subformat=target.subformat, virtual_size=virtual_size, name=name, options=target.options,
+                      compress=target.compress, level=target.level)
+    plan = Plan(target=target, request=request, notes=tuple(notes))
+    placement = plan.new_layout().placement
+    if not engine.can_encode(placement.codec, placement.level, placement.window_bits):
+        raise RefusedError(f"this build cannot compress with {placement.codec.name.lower()} at level {placement.level}",
+                           reason=Reason.CODEC_MISSING,
+                           remedy="choose another level or codec; diskfmt --version lists the codecs")
+    return plan

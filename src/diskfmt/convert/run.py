@@ -1,0 +1,155 @@
+"""Carrying out a plan.
+
+    clearance holds? ─► copy ─► tables, header last ─► sync ─► verify ─► source unchanged? ─► commit
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from diskfmt import engine, extents
+from diskfmt.clearance import Clearance
+from diskfmt.convert.plan import Plan
+from diskfmt.convert.progress import Progress, Watcher, supervised
+from diskfmt.convert.verify import verify_output
+from diskfmt.digest import fingerprint_bytes
+from diskfmt.disk import Disk
+from diskfmt.errors import Reason, RefusedError
+from diskfmt.formats.base import Finale, Layout, Piece
+from diskfmt.stores.target import TargetFile
+
+_WINDOW_UNITS = extents.WINDOW_ROWS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run left behind. Sizes in bytes; `seconds` per phase; `digest` only where it was verified."""
+
+    file_size: int
+    actual_size: int
+    digest: str | None
+    seconds: dict[str, float]
+
+
+def run(disk: Disk, plan: Plan, clearance: Clearance, path: str, *, threads: int, verify: bool = False,
+        sync: bool = True, force: bool = False, watch: Watcher | None = None) -> Outcome:  # fmt: skip
+    """Convert `disk` into the file `path`; when this returns, the right bytes have their final name.
+
+    Raises:
+        InUseError: SOURCE_CHANGED, before or while it ran.
+        CorruptError, IOFailedError, LimitError: what reading, writing or verifying says. Nothing is left behind.
+
+    """
+    seconds: dict[str, float] = {}
+    tell = watch or (lambda _: None)
+    total = clearance.totals.stored if clearance.totals is not None else disk.size
+    layout = plan.new_layout()
+    _refuse_same_file(disk, path)
+    with ExitStack() as stack:
+        for file in disk.files:
+            stack.enter_context(file.hold())
+        clearance.require((file.identity_now() for file in disk.files), disk.path)
+        outputs = [stack.enter_context(TargetFile(name, force=force)) for name in _names(path, layout.data_name)]
+        data = outputs[0]
+        with _phase(seconds, "copy"):
+            finale = _copy(disk, layout, data, threads, lambda done: tell(Progress(phase="copy", done=done, total=total)))
+            _finish(outputs, finale)
+        if sync:
+            tell(Progress(phase="sync", done=total, total=total))
+            with _phase(seconds, "sync"):
+                for output in outputs:
+                    supervised(output.sync)
+        digest = None
+        if verify:
+            with _phase(seconds, "verify"):
+                digest = verify_output(disk, plan, [output.temp_path for output in outputs], threads, total, tell)
+        for file in disk.files:
+            file.require_unchanged()
+        actual = sum(os.fstat(output.fd).st_blocks * 512 for output in outputs)
+        with _phase(seconds, "sync"):
+            _commit(outputs, sync=sync)
+    return Outcome(file_size=finale.size, actual_size=actual, digest=digest, seconds=seconds)
+
+
+def measure(disk: Disk, plan: Plan, *, threads: int) -> int:
+    """The size in bytes that the data file of the output will have: everything is done but the writing."""
+    return _copy(disk, plan.new_layout(), None, threads, lambda _: None).size
+
+
+@contextmanager
+def _phase(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
+
+
+def _names(path: str, data_name: str | None) -> tuple[str, ...]:
+    """The files of an output: the one with the data first."""
+    if data_name is None:
+        return (path,)
+    return (os.path.join(os.path.dirname(path), data_name), path)
+
+
+def _refuse_same_file(disk: Disk, path: str) -> None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return
+    if any((found.st_dev, found.st_ino) == (file.identity.device, file.identity.inode) for file in disk.files):
+        raise RefusedError("the output is the source", reason=Reason.OUTPUT_BUSY, path=path, remedy="choose another name")
+
+
+def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, tell: Callable[[int], None]) -> Finale:
+    """Move the data and write the tables that are complete on the way; returns what is left to write."""
+    placement = layout.placement
+    if output is not None and placement.fixed:
+        output.truncate(placement.base + placement.guest_size)  # a file system that cannot hold it says so now
+    with engine.Copier(
+        fds=[file.fd for file in disk.files], paths=[file.path for file in disk.files],
+        target_fd=-1 if output is None else output.fd, target_path="" if output is None else output.path,
+        placement=placement, threads=threads,
+    ) as copier:  # fmt: skip
+
+        def work() -> Finale:
+            for rows in extents.chunks(disk.extents(), unit=placement.unit, max_units=_WINDOW_UNITS):
+                first, places, stored = copier.run(rows)
+                if not placement.fixed:
+                    pieces, copier.end = layout.add(first, places, stored, copier.end)
+                    _write(output, pieces)
+            copier.finish()
+            return layout.finish(copier.end, fingerprint_bytes(copier.fingerprint, disk.size))
+
+        finale = supervised(work, poll=lambda: tell(copier.done), cancel=copier.cancel)
+        tell(copier.done)
+        return finale
+
+
+def _write(output: TargetFile | None, pieces: Sequence[Piece]) -> None:
+    if output is not None:
+        for piece in pieces:
+            output.write(piece.data, piece.offset)
+
+
+def _finish(outputs: Sequence[TargetFile], finale: Finale) -> None:
+    """Write the rest: the piece that makes the file valid is the last."""
+    data = outputs[0]
+    _write(data, finale.pieces[:-1])
+    data.truncate(finale.size)
+    _write(data, finale.pieces[-1:])
+    if finale.descriptor is not None:
+        outputs[1].write(finale.descriptor, 0)
+
+
+def _commit(outputs: Sequence[TargetFile], *, sync: bool) -> None:
+    """Name the data file first: a descriptor never points to nothing."""
+    done: list[TargetFile] = []
+    try:
+        for output in outputs:
+            output.commit(sync=sync)
+            done.append(output)
+    except BaseException:
+        for output in done:
+            output.withdraw()
+        raise

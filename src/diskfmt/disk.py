@@ -1,0 +1,327 @@
+"""A guest disk: an image and the files that hold its bytes, resolved to one map.
+
+    open_disk(path) ─► identify ─► format.open ─► pieces beside it, if allowed ─► Disk
+    Disk.extents()  ─► the format's windows, audited ─► gate, converter, reader: all look at the same rows
+
+The audit is what holds for every format: stored ranges inside their files (TM-805), never more plain data than a
+file has bytes (the pigeonhole rule, TM-802), never more decoded bytes than a codec can make of it (TM-803).
+"""
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from diskfmt import engine
+from diskfmt.errors import (
+    CorruptError,
+    Finding,
+    LimitError,
+    Reason,
+    RefusedError,
+    Severity,
+    UsageError,
+    error_from,
+    first_error,
+)
+from diskfmt.escape import escape
+from diskfmt.formats import by_name
+from diskfmt.formats.base import Format, Image, Reference
+from diskfmt.formats.detect import Identification, identify
+from diskfmt.kinds import Codec, Kind
+from diskfmt.stores.source import Identity, SourceFile
+from diskfmt.units import MIB, TIB
+
+if TYPE_CHECKING:
+    from diskfmt.extents import Rows
+
+MAX_VIRTUAL_SIZE: Final = 64 * TIB
+# Bytes that one stored byte can decode to: 258 for 2 bits in deflate; blocks of 128 KiB for a few bytes in zstd.
+MAX_EXPANSION: Final = {Codec.DEFLATE: 1032, Codec.ZLIB: 1032, Codec.ZSTD: 4096}
+
+FOLLOW_PIECES: Final = "pieces"
+
+_REGION: Final = 16 * MIB  # what a random read keeps the rows of
+_REGIONS: Final = 16
+
+
+class Disk:
+    """The guest disk of an image; a context manager that owns the open files.
+
+    `size` is in bytes. `findings` are those of identification, header and references.
+    Reads may come from several threads at once.
+    """
+
+    def __init__(self, *, image: Image, format: Format, files: tuple[SourceFile, ...],
+                 findings: tuple[Finding, ...] = (), evidence: tuple[str, ...] = (),
+                 missing: tuple[Reference, ...] = ()) -> None:
+        self.image = image
+        self.format = format
+        self.files = files
+        self.findings = findings
+        self.evidence = evidence
+        self.size = image.virtual_size
+        self._missing = missing
+        self._regions: OrderedDict[int, Rows] = OrderedDict()
+
+    @property
+    def path(self) -> str:
+        """The name that the caller gave."""
+        return self.files[0].path
+
+    @property
+    def identities(self) -> tuple[Identity, ...]:
+        """What tells whether the files are still the same."""
+        return tuple(file.identity for file in self.files)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.files:
+            file.close()
+
+    def extents(self, start: int = 0, stop: int | None = None) -> "Iterator[Rows]":
+        """Windows of rows in normal form that cover guest range [start, stop), `stop` None for the end.
+
+        Raises:
+            CorruptError: what the format's map says, OUT_OF_FILE, SHARED_CLUSTERS.
+            LimitError: LIMIT_EXPANSION.
+            RefusedError: EXTERNAL_REFERENCE, a piece was not opened; or a header finding of severity ERROR.
+
+        """
+        blocker = first_error(self.image.findings)
+        if blocker is not None:
+            raise error_from(blocker, path=self.path)
+        if self._missing:
+            raise error_from(_not_opened(self._missing[0]), path=self.path)
+        end = self.size if stop is None else min(stop, self.size)
+        if start >= end:
+            return
+        audit = _Audit(self.files)
+        try:
+            for rows in self.format.extents(self.image, self.files, start, end):
+                audit.see(rows)
+                yield rows
+        except CorruptError as error:
+            raise error.about(self.path) from None
+
+    def read_into(self, offset: int, out: bytearray | memoryview) -> None:
+        """Fill `out` with guest bytes from `offset` on. The range must lie inside the disk.
+
+        Raises:
+            CorruptError: TRUNCATED, CORRUPT_DATA with guest offset.
+            IOFailedError: READ_ERROR.
+
+        """
+        stop = offset + len(out)
+        if offset < 0 or stop > self.size:
+            raise UsageError(f"[{offset}, {stop}) is not inside the disk of {self.size} bytes", path=self.path)
+        view = memoryview(out)
+        paths = [file.path for file in self.files]
+        fds = [file.fd for file in self.files]
+        for rows in self.extents(offset, stop):
+            first = max(offset, int(rows[0]["guest_off"]))
+            last = min(stop, int(rows[-1]["guest_off"]) + int(rows[-1]["length"]))
+            engine.read_rows(fds, paths, rows, first, view[first - offset : last - offset])
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Guest bytes [offset, offset + length), fewer where the disk ends. Keeps the rows of recent regions.
+
+        Raises:
+            CorruptError: TRUNCATED, CORRUPT_DATA with guest offset.
+            IOFailedError: READ_ERROR.
+
+        """
+        if offset < 0 or length < 0:
+            raise UsageError("offset and length cannot be negative", path=self.path)
+        stop = min(offset + length, self.size)
+        out = bytearray(max(0, stop - offset))
+        if len(out) > _REGION:
+            self.read_into(offset, out)
+            return bytes(out)
+        paths = [file.path for file in self.files]
+        fds = [file.fd for file in self.files]
+        view = memoryview(out)
+        at = offset
+        while at < stop:
+            region = at // _REGION
+            until = min(stop, (region + 1) * _REGION)
+            engine.read_rows(fds, paths, self._region(region), at, view[at - offset : until - offset])
+            at = until
+        return bytes(out)
+
+    def _region(self, region: int) -> "Rows":
+        import numpy as np
+
+        rows = self._regions.get(region)
+        if rows is None:
+            rows = np.concatenate(list(self.extents(region * _REGION, (region + 1) * _REGION)))
+            self._regions[region] = rows
+            while len(self._regions) > _REGIONS:
+                self._regions.popitem(last=False)
+        return rows
+
+    def open(self) -> io.RawIOBase:
+        """A file object over the guest disk: readable, seekable; it does not own the disk."""
+        return _GuestFile(self)
+
+
+class _GuestFile(io.RawIOBase):
+    """The guest disk as a Python file."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._disk.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        view = memoryview(buffer).cast("B")
+        data = self._disk.read_at(self._at, len(view))
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class _Audit:
+    """The laws that hold for the rows of every format, over one pass."""
+
+    def __init__(self, files: tuple[SourceFile, ...]) -> None:
+        import numpy as np
+
+        self._sizes = np.array([file.size for file in files], np.uint64)
+        self._plain = [0] * len(files)
+        self._decoded = {codec: 0 for codec in MAX_EXPANSION}
+        self._capacity = sum(file.size for file in files)
+
+    def see(self, rows: "Rows") -> None:
+        """Take the next window."""
+        import numpy as np
+
+        kind = rows["kind"]
+        data = rows[kind == Kind.DATA]
+        encoded = rows[kind == Kind.ENCODED]
+        for part in (data, encoded):
+            if len(part):
+                outside = part["host_off"] + part["host_len"] > self._sizes.take(part["file_id"])
+                if outside.any():
+                    self._complain(part[int(np.argmax(outside))], Reason.OUT_OF_FILE, "stored bytes lie behind the end of the file")
+        if len(data):
+            for file_id in range(len(self._plain)):
+                self._plain[file_id] += int(data["length"][data["file_id"] == file_id].sum())
+                if self._plain[file_id] > int(self._sizes[file_id]):
+                    self._complain(data[-1], Reason.SHARED_CLUSTERS, "the tables name more data than the file has bytes")
+        if len(encoded):
+            self._see_frames(encoded)
+
+    def _see_frames(self, encoded: "Rows") -> None:
+        import numpy as np
+
+        order = np.lexsort((encoded["frame_skip"], encoded["host_off"], encoded["file_id"]))
+        left, right = encoded.take(order[:-1]), encoded.take(order[1:])
+        twice = (left["file_id"] == right["file_id"]) & (left["host_off"] == right["host_off"])
+        twice &= left["frame_skip"] == right["frame_skip"]
+        if twice.any():
+            self._complain(right[int(np.argmax(twice))], Reason.SHARED_CLUSTERS, "two places of the disk name the same compressed data")
+        for codec, factor in MAX_EXPANSION.items():
+            self._decoded[codec] += int(encoded["length"][encoded["codec"] == codec].sum())
+            if self._decoded[codec] > factor * self._capacity:
+                raise LimitError(f"the tables name more data than {factor} times the file", reason=Reason.LIMIT_EXPANSION,
+                                 remedy="the image is made to exhaust its reader: do not use it")
+
+    @staticmethod
+    def _complain(row: object, reason: Reason, message: str) -> None:
+        raise CorruptError(message, reason=reason, offset=int(row["host_off"]),  # type: ignore[index]
+                           guest_offset=int(row["guest_off"]), remedy="copy the image again, or repair it with its own tool")  # type: ignore[index]
+
+
+def open_disk(path: str, *, format: str | None = None, follow: str | None = None) -> Disk:
+    """The guest disk of the image at `path`.
+
+    `format` is binding where given (a name or alias), otherwise the content decides. `follow`: None opens nothing
+    that the image names; `"pieces"` opens the pieces of a multi-file image that lie beside it and carry its stem.
+
+    Raises:
+        RefusedError: not an image that this program reads, by name where it is recognised.
+        CorruptError: damaged so that its header makes no sense.
+        LimitError: larger than a limit.
+        IOFailedError: cannot be read.
+
+    """
+    if follow not in (None, FOLLOW_PIECES):
+        raise UsageError(f"follow cannot be {follow!r}", remedy=f"use None or {FOLLOW_PIECES!r}")
+    wanted = by_name(format).name if format is not None else None
+    with ExitStack() as stack:
+        source = SourceFile(path)
+        stack.callback(source.close)
+        identification = identify(source, wanted)
+        found = _require_format(identification, path)
+        try:
+            image = found.open(source)
+        except (CorruptError, LimitError, RefusedError) as error:
+            raise error.about(path) from None
+        if image.virtual_size > MAX_VIRTUAL_SIZE:
+            raise LimitError(f"the disk has {image.virtual_size} bytes, the limit is {MAX_VIRTUAL_SIZE}",
+                             reason=Reason.LIMIT_SIZE, path=path)
+        pieces = tuple(reference for reference in image.references if reference.kind == "piece")
+        files = [source]
+        if follow == FOLLOW_PIECES and first_error(image.findings) is None:
+            for piece in pieces:
+                file = _open_piece(source, piece)
+                stack.callback(file.close)
+                files.append(file)
+        missing = pieces[len(files) - 1 :]
+        findings = (*identification.findings, *image.findings, *map(_not_opened, missing))
+        disk = Disk(image=image, format=found, files=tuple(files), findings=findings,
+                    evidence=tuple(str(claim) for claim in identification.claims), missing=missing)
+        stack.pop_all()
+        return disk
+
+
+def _require_format(identification: Identification, path: str) -> Format:
+    blocker = first_error(identification.findings)
+    if blocker is not None:
+        raise error_from(blocker, path=path)
+    if identification.format is None:
+        raise RefusedError("not a disk image that diskfmt knows", reason=Reason.UNKNOWN_FORMAT, path=path,
+                           remedy="if it is a raw disk without partition table, say so with -f raw")
+    return by_name(identification.format)
+
+
+def _open_piece(source: SourceFile, piece: Reference) -> SourceFile:
+    """A piece that lies beside its descriptor and carries its stem (TM-501a): `vm.vmdk` → `vm-flat.vmdk`."""
+    stem = os.path.splitext(os.path.basename(source.path))[0]
+    if not piece.name.startswith(f"{stem}-"):
+        raise RefusedError(f'the piece "{escape(piece.name)}" does not carry the stem "{escape(stem)}-"', path=source.path,
+                           reason=Reason.EXTERNAL_REFERENCE, offset=piece.offset,
+                           remedy="give the descriptor and its pieces the names that they were made with")
+    return source.open_beside(piece.name)
+
+
+def _not_opened(reference: Reference) -> Finding:
+    return Finding(reason=Reason.EXTERNAL_REFERENCE, severity=Severity.ERROR, offset=reference.offset,
+                   message="the disk's bytes are in another file that was not opened",
+                   remedy="allow it: follow='pieces' opens the pieces that lie beside the descriptor")

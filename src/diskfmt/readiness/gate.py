@@ -1,0 +1,71 @@
+"""The safety and integrity gate: may this image be converted?
+
+It runs before every conversion. Nothing here raises for what an image contains: a check that stops becomes a finding.
+"""
+
+from collections.abc import Callable, Iterator
+
+from diskfmt import engine
+from diskfmt.clearance import Assessment, Totals
+from diskfmt.disk import Disk
+from diskfmt.errors import DiskfmtError, Finding, Reason, Severity
+from diskfmt.formats.detect import NESTED_HEAD, NESTED_TAIL, nested_claims
+from diskfmt.kinds import Codec, Kind
+
+
+def assess(disk: Disk, *, progress: Callable[[int], None] | None = None) -> Assessment:
+    """What keeps the disk from being converted, and what is doubtful about it.
+
+    Looks at identification and header, whether somebody writes to the file (TM-1101), the whole map (TM-805), the
+    codecs that it needs, and what the guest's first and last bytes look like (TM-405). `progress` is told the guest
+    bytes whose map was walked.
+    """
+    findings = list(disk.findings)
+    findings += (finding for file in disk.files if (finding := file.in_use()) is not None)
+    totals = None
+    if not any(finding.severity is Severity.ERROR for finding in disk.findings):
+        try:
+            totals, codecs = _walk(disk, progress)
+            findings += (_missing_codec(codec) for codec in sorted(codecs) if not engine.can_decode(codec))
+            findings += _nested(disk)
+        except DiskfmtError as error:
+            findings.append(finding_from(error))
+    return Assessment(path=disk.path, identities=disk.identities, findings=tuple(findings), totals=totals)
+
+
+def finding_from(error: DiskfmtError) -> Finding:
+    """The finding, of severity ERROR, that says the same as an exception."""
+    return Finding(reason=error.reason, severity=Severity.ERROR, message=error.message, offset=error.offset,
+                   guest_offset=error.guest_offset, remedy=error.remedy)
+
+
+def _walk(disk: Disk, progress: Callable[[int], None] | None) -> tuple[Totals, set[Codec]]:
+    plain = encoded = 0
+    codecs: set[Codec] = set()
+    for rows in disk.extents():
+        kind = rows["kind"]
+        plain += int(rows["length"][kind == Kind.DATA].sum())
+        frames = kind == Kind.ENCODED
+        if frames.any():
+            encoded += int(rows["length"][frames].sum())
+            codecs.update(codec for codec in Codec if (rows["codec"][frames] == codec).any())
+        if progress is not None:
+            progress(int(rows[-1]["guest_off"]) + int(rows[-1]["length"]))
+    return Totals(plain=plain, encoded=encoded), codecs
+
+
+def _missing_codec(codec: Codec) -> Finding:
+    return Finding(reason=Reason.CODEC_MISSING, severity=Severity.ERROR,
+                   message=f"the image is compressed with {codec.name.lower()}, which this build cannot decode",
+                   remedy="install a build that has it; diskfmt --version lists the codecs")
+
+
+def _nested(disk: Disk) -> Iterator[Finding]:
+    if disk.format.name == "raw":
+        return  # the file is the guest disk: identification has looked at it
+    head = disk.read_at(0, min(NESTED_HEAD, disk.size))
+    tail = disk.read_at(max(0, disk.size - NESTED_TAIL), NESTED_TAIL)
+    for claim in nested_claims(head, tail, disk.size):
+        yield Finding(reason=Reason.NESTED_FORMAT, severity=Severity.ERROR, guest_offset=claim.offset,
+                      message=f"the guest's disk looks like a {claim.name} image itself: the next tool may take it for one",
+                      remedy="if that is meant, give --waive NESTED_FORMAT")
