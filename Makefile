@@ -52,13 +52,13 @@ NO_REBUILD = $(call lacks,cmake,--config-settings=editable.rebuild=false)
 $(STAMP): pyproject.toml $(NATIVE) | $(BIN)/python
 	@tools/sysdeps.sh build
 	@echo 'diskfmt: building and installing into $(VENV)'
-	@$(BIN)/python -m pip install -q 'scikit-build-core>=0.11' 'cffi>=2.0' $(call lacks,cmake,cmake) $(call lacks,ninja,ninja)
-	@$(BIN)/python -m pip install -q --no-build-isolation $(NO_REBUILD) -e .
+	@$(BIN)/python -m pip install -qq 'scikit-build-core>=0.11' 'cffi>=2.0' $(call lacks,cmake,cmake) $(call lacks,ninja,ninja)
+	@$(BIN)/python -m pip install -qq --no-build-isolation $(NO_REBUILD) -e .
 	@touch $@
 
 $(TOOLS): pyproject.toml | $(STAMP)
 	@echo 'diskfmt: installing test tools into $(VENV)'
-	@$(BIN)/python -m pip install -q --no-build-isolation $(NO_REBUILD) -e '.[test,lint]'
+	@$(BIN)/python -m pip install -qq --no-build-isolation $(NO_REBUILD) -e '.[test,lint]'
 	@touch $@
 
 .PHONY: install

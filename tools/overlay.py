@@ -2,9 +2,9 @@
 
     python tools/overlay.py NAME [CMAKE OPTION...]
 
-builds the engine with the options and leaves `build/overlay/NAME/bin/python`: it sees the packages of the
-running environment and the sources of this tree, but its own engine. Used for sanitizers, coverage, and builds
-without a codec. Prints the path of the interpreter.
+builds the engine with the options and leaves `build/overlay/NAME/bin/python`, which sees the packages of the
+running environment and the sources of this tree, but its own engine. It serves sanitizers, coverage, and tests
+of builds that lack a codec. Prints the path of the interpreter.
 """
 
 import os
