@@ -2,8 +2,8 @@
 
 qemu marks what it does to an image with shared locks on single bytes: byte 100 + n means "I use permission
 n", byte 200 + n "I do not share permission n". Permission 0 is reading consistently, 1 writing, 3 resizing.
-Nobody takes an exclusive lock; a test lock (F_OFD_GETLK) tells whether a byte is held. A lease of kind F_RDLCK
-is refused while any process has the file open for writing, whatever locks it takes.
+Nobody takes an exclusive lock; a test lock (F_OFD_GETLK) tells whether a byte is held. A lease of kind
+F_RDLCK is refused while any process has the file open for writing, whatever locks it takes.
 
 Looking must never fail a run: whatever the system answers that is not a clear "yes" means "could not tell".
 Source: qemu, docs/system/images and block/file-posix.c (comments on RAW_LOCK_PERM_BASE); fcntl(2).

@@ -63,8 +63,8 @@ class SourceFile:
     """A regular file or block device, open for reading. A context manager.
 
     `size` is in bytes and stays what it was at the opening. `path` is the name that the caller used, for
-    messages only. `sector_size` is the logical sector of a block device, 512 for a file. `identity` is that of
-    the opening.
+    messages only. `sector_size` is the logical sector of a block device, 512 for a file. `identity` is
+    that of the opening.
 
     Raises:
         RefusedError: NOT_REGULAR, a directory, pipe, socket or character device.
