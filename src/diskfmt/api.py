@@ -9,14 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from itertools import starmap
 
 from diskfmt.clearance import Clearance
 from diskfmt.convert.progress import Progress
 from diskfmt.disk import Disk
 from diskfmt.disk import open_disk as _open_disk
-from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, UsageError
+from diskfmt.errors import Finding, Reason, Severity, UsageError
 from diskfmt.results import (
     CheckReport,
     Comparison,
@@ -50,11 +48,19 @@ def inspect(path: Path, *, format: str | None = None) -> ImageInfo:
     with open_disk(path, format=format) as disk:
         image, file = disk.image, disk.files[0]
         return ImageInfo(
-            filename=disk.path, format=image.format, subformat=image.subformat, virtual_size=image.virtual_size,
-            actual_size=os.fstat(file.fd).st_blocks * 512, file_size=file.size, cluster_size=image.unit,
-            references=image.references, findings=disk.findings, evidence=disk.evidence, specific=image.specific,
+            filename=disk.path,
+            format=image.format,
+            subformat=image.subformat,
+            virtual_size=image.virtual_size,
+            actual_size=os.fstat(file.fd).st_blocks * 512,
+            file_size=file.size,
+            cluster_size=image.unit,
+            references=image.references,
+            findings=disk.findings,
+            evidence=disk.evidence,
+            specific=image.specific,
             extra=image.extra,
-        )  # fmt: skip
+        )
 
 
 def map_rows(path: Path, *, format: str | None = None, follow: str | None = None) -> Iterator[MapRow]:
@@ -72,10 +78,15 @@ def map_rows(path: Path, *, format: str | None = None, follow: str | None = None
                 start, length, host_off, _, _, _, file_id, kind, _, _ = row
                 stored = kind in (Kind.DATA, Kind.ENCODED)
                 yield MapRow(
-                    start=start, length=length, present=kind != Kind.HOLE, zero=not stored, data=stored,
-                    compressed=kind == Kind.ENCODED, offset=host_off if kind == Kind.DATA else None,
+                    start=start,
+                    length=length,
+                    present=kind != Kind.HOLE,
+                    zero=not stored,
+                    data=stored,
+                    compressed=kind == Kind.ENCODED,
+                    offset=host_off if kind == Kind.DATA else None,
                     filename=disk.files[file_id].path if stored else None,
-                )  # fmt: skip
+                )
 
 
 def check(path: Path, *, format: str | None = None, deep: bool = False, follow: str | None = None) -> CheckReport:
@@ -91,14 +102,25 @@ def check(path: Path, *, format: str | None = None, deep: bool = False, follow: 
 
     with open_disk(path, format=format, follow=follow) as disk:
         findings, statistics = check_disk(disk, deep=deep)
-        return CheckReport(filename=disk.path, format=disk.image.format, subformat=disk.image.subformat,
-                           findings=findings, statistics=statistics, deep=deep)  # fmt: skip
+        return CheckReport(
+            filename=disk.path,
+            format=disk.image.format,
+            subformat=disk.image.subformat,
+            findings=findings,
+            statistics=statistics,
+            deep=deep,
+        )
 
 
 def compare(
-    first: Path, second: Path, *, formats: tuple[str | None, str | None] = (None, None), strict: bool = False,
-    follow: str | None = None, progress: Watcher | None = None,
-) -> Comparison:  # fmt: skip
+    first: Path,
+    second: Path,
+    *,
+    formats: tuple[str | None, str | None] = (None, None),
+    strict: bool = False,
+    follow: str | None = None,
+    progress: Watcher | None = None,
+) -> Comparison:
     """Whether two guest disks hold the same bytes. A longer one may end in zeroes, unless `strict`.
 
     Raises:
@@ -113,9 +135,14 @@ def compare(
         sizes = (one.size, other.size)
         place = None
         if not (strict and one.size != other.size):
-            place = first_difference(one, other, threads=_threads(None), progress=_tell(progress, "compare", max(sizes)))
-        return Comparison(equal=place is None and not (strict and one.size != other.size), first_difference=place,
-                          sizes=sizes)  # fmt: skip
+            place = first_difference(
+                one, other, threads=_threads(None), progress=_tell(progress, "compare", max(sizes))
+            )
+        return Comparison(
+            equal=place is None and not (strict and one.size != other.size),
+            first_difference=place,
+            sizes=sizes,
+        )
 
 
 def digest(path: Path, *, format: str | None = None, follow: str | None = None, progress: Watcher | None = None) -> str:
@@ -132,9 +159,15 @@ def digest(path: Path, *, format: str | None = None, follow: str | None = None, 
 
 
 def measure(
-    path: Path, *, format: str, subformat: str | None = None, source_format: str | None = None,
-    options: Mapping[str, str] | None = None, compress: str | None = None, follow: str | None = None,
-) -> Measurement:  # fmt: skip
+    path: Path,
+    *,
+    format: str,
+    subformat: str | None = None,
+    source_format: str | None = None,
+    options: Mapping[str, str] | None = None,
+    compress: str | None = None,
+    follow: str | None = None,
+) -> Measurement:
     """How large a conversion's output will be, exactly: everything is done but the writing.
 
     Raises:
@@ -148,16 +181,30 @@ def measure(
     target = parse_target(format, subformat=subformat, options=options, compress=compress)
     with open_disk(path, format=source_format, follow=follow) as disk:
         plan = make_plan(disk.size, target, "disk")
-        return Measurement(required=measure_plan(disk, plan, threads=_threads(None)),
-                           fully_allocated=plan.new_layout().full_size)  # fmt: skip
+        return Measurement(
+            required=measure_plan(disk, plan, threads=_threads(None)),
+            fully_allocated=plan.new_layout().full_size,
+        )
 
 
 def convert(
-    source: Path, target: Path, *, format: str, subformat: str | None = None, source_format: str | None = None,
-    options: Mapping[str, str] | None = None, compress: str | None = None, verify: bool = False, force: bool = False,
-    sync: bool = True, threads: int | None = None, waive: Sequence[str] = (), follow: str | None = None,
-    clearance: Clearance | None = None, progress: Watcher | None = None,
-) -> ConversionResult:  # fmt: skip
+    source: Path,
+    target: Path,
+    *,
+    format: str,
+    subformat: str | None = None,
+    source_format: str | None = None,
+    options: Mapping[str, str] | None = None,
+    compress: str | None = None,
+    verify: bool = False,
+    force: bool = False,
+    sync: bool = True,
+    threads: int | None = None,
+    waive: Sequence[str] = (),
+    follow: str | None = None,
+    clearance: Clearance | None = None,
+    progress: Watcher | None = None,
+) -> ConversionResult:
     """Convert `source` into a new file `target`; when this returns, the right bytes are durable under that name.
 
     `format`: `raw`, `qcow2`, `vhd` or `vmdk`, or with its subformat `vmdk:streamOptimized`. `compress`: `zlib` or
@@ -178,7 +225,7 @@ def convert(
     wanted = parse_target(format, subformat=subformat, options=options, compress=compress)
     path = os.fspath(target)
     count = _threads(threads)
-    with open_disk(source, format=source_format, follow=follow) as disk:
+    with open_disk(source, format=source_format, follow=follow) as disk, disk.hold():
         started = time.monotonic()
         if clearance is None:
             clearance = _clear(disk, waive, progress)
@@ -186,12 +233,21 @@ def convert(
         plan = make_plan(disk.size, wanted, os.path.basename(path))
         outcome = run(disk, plan, clearance, path, threads=count, verify=verify, sync=sync, force=force, watch=progress)
         return ConversionResult(
-            source=disk.path, target=path, source_format=disk.image.format, format=wanted.format.name,
-            subformat=wanted.subformat, virtual_size=plan.virtual_size, file_size=outcome.file_size,
-            actual_size=outcome.actual_size, digest=outcome.digest,
-            findings=(*_not_blocking(clearance.findings), *plan.notes), waived=clearance.waived, threads=count,
-            ungated=clearance.ungated_reason, seconds={"check": assessed, **outcome.seconds},
-        )  # fmt: skip
+            source=disk.path,
+            target=path,
+            source_format=disk.image.format,
+            format=wanted.format.name,
+            subformat=wanted.subformat,
+            virtual_size=plan.virtual_size,
+            file_size=outcome.file_size,
+            actual_size=outcome.actual_size,
+            digest=outcome.digest,
+            findings=(*_not_blocking(clearance.findings), *plan.notes),
+            waived=clearance.waived,
+            threads=count,
+            ungated=clearance.ungated_reason,
+            seconds={"check": assessed, **outcome.seconds},
+        )
 
 
 def _clear(disk: Disk, waive: Sequence[str], progress: Watcher | None) -> Clearance:

@@ -30,7 +30,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """What the gate found: bound to the identities of the files that it looked at. `totals` is None where the walk failed."""
+    """What the gate found, bound to the identities of the files. `totals` is None where the map could not be walked."""
 
     path: str
     identities: tuple[Identity, ...]
@@ -70,8 +70,12 @@ class Clearance:
             if finding.reason not in waivers:
                 raise _blocked(finding, assessment.path)
             waived.append(finding)
-        return cls(identities=assessment.identities, findings=assessment.findings, waived=tuple(waived),
-                   totals=assessment.totals)
+        return cls(
+            identities=assessment.identities,
+            findings=assessment.findings,
+            waived=tuple(waived),
+            totals=assessment.totals,
+        )
 
     @classmethod
     def ungated(cls, identities: Iterable[Identity], *, reason: str) -> Self:
@@ -81,13 +85,23 @@ class Clearance:
     def require(self, identities: Iterable[Identity], path: str) -> None:
         """Prove that the files are still those that were assessed. Raises InUseError: SOURCE_CHANGED."""
         if tuple(identities) != self.identities:
-            raise InUseError("the file is not the one that was checked", reason=Reason.SOURCE_CHANGED, path=path,
-                             remedy="stop what writes to it and start again")
+            raise InUseError(
+                "the file is not the one that was checked",
+                reason=Reason.SOURCE_CHANGED,
+                path=path,
+                remedy="stop what writes to it and start again",
+            )
 
 
 def _blocked(finding: Finding, path: str) -> Exception:
     error = error_from(finding, path=path)
     if error.exit_code != 1:
         return error
-    return NotReadyError(finding.message, reason=finding.reason, path=path, offset=finding.offset,
-                         guest_offset=finding.guest_offset, remedy=finding.remedy)
+    return NotReadyError(
+        finding.message,
+        reason=finding.reason,
+        path=path,
+        offset=finding.offset,
+        guest_offset=finding.guest_offset,
+        remedy=finding.remedy,
+    )

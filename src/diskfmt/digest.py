@@ -97,8 +97,9 @@ def fingerprint_bytes(fingerprint: int, size: int) -> bytes:
     return hashlib.sha256(b"diskfmt-id" + fingerprint.to_bytes(8, "little") + size.to_bytes(8, "little")).digest()
 
 
-def guest_digest(disk: Disk, *, threads: int, size: int | None = None,
-                 progress: Callable[[int], None] | None = None) -> str:  # fmt: skip
+def guest_digest(
+    disk: Disk, *, threads: int, size: int | None = None, progress: Callable[[int], None] | None = None
+) -> str:
     """The digest as hex text. `progress` is told the bytes that were read.
 
     `size`, not below that of the disk, gives the digest of the disk filled up with zeroes to it.

@@ -11,7 +11,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -30,7 +30,7 @@ from diskfmt.errors import (
 from diskfmt.escape import escape
 from diskfmt.formats import by_name
 from diskfmt.formats.base import Format, Image, Reference
-from diskfmt.formats.detect import Identification, identify
+from diskfmt.formats.detect import identify
 from diskfmt.kinds import Codec, Kind
 from diskfmt.stores.source import Identity, SourceFile
 from diskfmt.units import MIB, TIB
@@ -51,20 +51,27 @@ _REGIONS: Final = 16
 class Disk:
     """The guest disk of an image; a context manager that owns the open files.
 
-    `size` is in bytes. `findings` are those of identification, header and references.
+    `size` is in bytes. `findings` are those of identification and header, `missing` the pieces that were not opened.
     Reads may come from several threads at once.
     """
 
-    def __init__(self, *, image: Image, format: Format, files: tuple[SourceFile, ...],
-                 findings: tuple[Finding, ...] = (), evidence: tuple[str, ...] = (),
-                 missing: tuple[Reference, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        image: Image,
+        format: Format,
+        files: tuple[SourceFile, ...],
+        findings: tuple[Finding, ...] = (),
+        evidence: tuple[str, ...] = (),
+        missing: tuple[Reference, ...] = (),
+    ) -> None:
         self.image = image
         self.format = format
         self.files = files
         self.findings = findings
         self.evidence = evidence
         self.size = image.virtual_size
-        self._missing = missing
+        self.missing = missing
         self._regions: OrderedDict[int, Rows] = OrderedDict()
 
     @property
@@ -80,14 +87,23 @@ class Disk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the files."""
         for file in self.files:
             file.close()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """While inside, qemu refuses to open the files for writing."""
+        with ExitStack() as stack:
+            for file in self.files:
+                stack.enter_context(file.hold())
+            yield
 
     def extents(self, start: int = 0, stop: int | None = None) -> "Iterator[Rows]":
         """Windows of rows in normal form that cover guest range [start, stop), `stop` None for the end.
@@ -101,8 +117,8 @@ class Disk:
         blocker = first_error(self.image.findings)
         if blocker is not None:
             raise error_from(blocker, path=self.path)
-        if self._missing:
-            raise error_from(_not_opened(self._missing[0]), path=self.path)
+        if self.missing:
+            raise error_from(not_opened(self.missing[0]), path=self.path)
         end = self.size if stop is None else min(stop, self.size)
         if start >= end:
             return
@@ -214,7 +230,7 @@ class _Audit:
 
         self._sizes = np.array([file.size for file in files], np.uint64)
         self._plain = [0] * len(files)
-        self._decoded = {codec: 0 for codec in MAX_EXPANSION}
+        self._decoded = dict.fromkeys(MAX_EXPANSION, 0)
         self._capacity = sum(file.size for file in files)
 
     def see(self, rows: "Rows") -> None:
@@ -228,12 +244,18 @@ class _Audit:
             if len(part):
                 outside = part["host_off"] + part["host_len"] > self._sizes.take(part["file_id"])
                 if outside.any():
-                    self._complain(part[int(np.argmax(outside))], Reason.OUT_OF_FILE, "stored bytes lie behind the end of the file")
+                    self._complain(
+                        part[int(np.argmax(outside))],
+                        Reason.OUT_OF_FILE,
+                        "stored bytes lie behind the end of the file",
+                    )
         if len(data):
             for file_id in range(len(self._plain)):
                 self._plain[file_id] += int(data["length"][data["file_id"] == file_id].sum())
                 if self._plain[file_id] > int(self._sizes[file_id]):
-                    self._complain(data[-1], Reason.SHARED_CLUSTERS, "the tables name more data than the file has bytes")
+                    self._complain(
+                        data[-1], Reason.SHARED_CLUSTERS, "the tables name more data than the file has bytes"
+                    )
         if len(encoded):
             self._see_frames(encoded)
 
@@ -245,17 +267,29 @@ class _Audit:
         twice = (left["file_id"] == right["file_id"]) & (left["host_off"] == right["host_off"])
         twice &= left["frame_skip"] == right["frame_skip"]
         if twice.any():
-            self._complain(right[int(np.argmax(twice))], Reason.SHARED_CLUSTERS, "two places of the disk name the same compressed data")
+            self._complain(
+                right[int(np.argmax(twice))],
+                Reason.SHARED_CLUSTERS,
+                "two places of the disk name the same compressed data",
+            )
         for codec, factor in MAX_EXPANSION.items():
             self._decoded[codec] += int(encoded["length"][encoded["codec"] == codec].sum())
             if self._decoded[codec] > factor * self._capacity:
-                raise LimitError(f"the tables name more data than {factor} times the file", reason=Reason.LIMIT_EXPANSION,
-                                 remedy="the image is made to exhaust its reader: do not use it")
+                raise LimitError(
+                    f"the tables name more data than {factor} times the file",
+                    reason=Reason.LIMIT_EXPANSION,
+                    remedy="the image is made to exhaust its reader: do not use it",
+                )
 
     @staticmethod
     def _complain(row: object, reason: Reason, message: str) -> None:
-        raise CorruptError(message, reason=reason, offset=int(row["host_off"]),  # type: ignore[index]
-                           guest_offset=int(row["guest_off"]), remedy="copy the image again, or repair it with its own tool")  # type: ignore[index]
+        raise CorruptError(
+            message,
+            reason=reason,
+            offset=int(row["host_off"]),  # type: ignore[index]
+            guest_offset=int(row["guest_off"]),
+            remedy="copy the image again, or repair it with its own tool",
+        )  # type: ignore[index]
 
 
 def open_disk(path: str, *, format: str | None = None, follow: str | None = None) -> Disk:
@@ -278,14 +312,17 @@ def open_disk(path: str, *, format: str | None = None, follow: str | None = None
         source = SourceFile(path)
         stack.callback(source.close)
         identification = identify(source, wanted)
-        found = _require_format(identification, path)
+        found = by_name(identification.require(path))
         try:
             image = found.open(source)
         except (CorruptError, LimitError, RefusedError) as error:
             raise error.about(path) from None
         if image.virtual_size > MAX_VIRTUAL_SIZE:
-            raise LimitError(f"the disk has {image.virtual_size} bytes, the limit is {MAX_VIRTUAL_SIZE}",
-                             reason=Reason.LIMIT_SIZE, path=path)
+            raise LimitError(
+                f"the disk has {image.virtual_size} bytes, the limit is {MAX_VIRTUAL_SIZE}",
+                reason=Reason.LIMIT_SIZE,
+                path=path,
+            )
         pieces = tuple(reference for reference in image.references if reference.kind == "piece")
         files = [source]
         if follow == FOLLOW_PIECES and first_error(image.findings) is None:
@@ -294,34 +331,39 @@ def open_disk(path: str, *, format: str | None = None, follow: str | None = None
                 stack.callback(file.close)
                 files.append(file)
         missing = pieces[len(files) - 1 :]
-        findings = (*identification.findings, *image.findings, *map(_not_opened, missing))
-        disk = Disk(image=image, format=found, files=tuple(files), findings=findings,
-                    evidence=tuple(str(claim) for claim in identification.claims), missing=missing)
+        findings = (*identification.findings, *image.findings)
+        disk = Disk(
+            image=image,
+            format=found,
+            files=tuple(files),
+            findings=findings,
+            evidence=tuple(str(claim) for claim in identification.claims),
+            missing=missing,
+        )
         stack.pop_all()
         return disk
-
-
-def _require_format(identification: Identification, path: str) -> Format:
-    blocker = first_error(identification.findings)
-    if blocker is not None:
-        raise error_from(blocker, path=path)
-    if identification.format is None:
-        raise RefusedError("not a disk image that diskfmt knows", reason=Reason.UNKNOWN_FORMAT, path=path,
-                           remedy="if it is a raw disk without partition table, say so with -f raw")
-    return by_name(identification.format)
 
 
 def _open_piece(source: SourceFile, piece: Reference) -> SourceFile:
     """A piece that lies beside its descriptor and carries its stem (TM-501a): `vm.vmdk` → `vm-flat.vmdk`."""
     stem = os.path.splitext(os.path.basename(source.path))[0]
     if not piece.name.startswith(f"{stem}-"):
-        raise RefusedError(f'the piece "{escape(piece.name)}" does not carry the stem "{escape(stem)}-"', path=source.path,
-                           reason=Reason.EXTERNAL_REFERENCE, offset=piece.offset,
-                           remedy="give the descriptor and its pieces the names that they were made with")
+        raise RefusedError(
+            f'the piece "{escape(piece.name)}" does not carry the stem "{escape(stem)}-"',
+            path=source.path,
+            reason=Reason.EXTERNAL_REFERENCE,
+            offset=piece.offset,
+            remedy="give the descriptor and its pieces the names that they were made with",
+        )
     return source.open_beside(piece.name)
 
 
-def _not_opened(reference: Reference) -> Finding:
-    return Finding(reason=Reason.EXTERNAL_REFERENCE, severity=Severity.ERROR, offset=reference.offset,
-                   message="the disk's bytes are in another file that was not opened",
-                   remedy="allow it: follow='pieces' opens the pieces that lie beside the descriptor")
+def not_opened(reference: Reference) -> Finding:
+    """The finding that a piece of the disk was not opened."""
+    return Finding(
+        reason=Reason.EXTERNAL_REFERENCE,
+        severity=Severity.ERROR,
+        offset=reference.offset,
+        message="the disk's bytes are in another file that was not opened",
+        remedy="allow it: follow='pieces' opens the pieces that lie beside the descriptor",
+    )

@@ -60,8 +60,7 @@ class SystemCalls:
         self.table = table
 
     @classmethod
-    def faulty(cls, op: Op, nth: int, *, how: Fault = Fault.ERRNO, code: int = errno.EIO,
-               sticky: bool = False) -> Self:
+    def faulty(cls, op: Op, nth: int, *, how: Fault = Fault.ERRNO, code: int = errno.EIO, sticky: bool = False) -> Self:
         """The real system, except that call number `nth` (from 1) of `op` fails with errno `code`, or as `how` says.
 
         `sticky`: each later one does too.
@@ -186,8 +185,16 @@ def gather(fd: int, offsets: "U64", size: int) -> "npt.NDArray[np.uint8]":
     out = np.empty((len(wanted), size), np.uint8)
     if len(wanted) and size:
         err = ffi.new("dfmt_error *")
-        if lib.dfmt_gather(system().table, fd, ffi.from_buffer("uint64_t[]", wanted), len(wanted), size,
-                           ffi.from_buffer("uint8_t[]", out), out.nbytes, err):  # fmt: skip
+        if lib.dfmt_gather(
+            system().table,
+            fd,
+            ffi.from_buffer("uint64_t[]", wanted),
+            len(wanted),
+            size,
+            ffi.from_buffer("uint8_t[]", out),
+            out.nbytes,
+            err,
+        ):
             _raise(err, (None,), None)
     return out
 
@@ -203,8 +210,9 @@ def data_runs(fd: int, start: int, stop: int, limit: int) -> "tuple[U64, int]":
     found = ffi.new("size_t *")
     after = ffi.new("uint64_t *")
     err = ffi.new("dfmt_error *")
-    if lib.dfmt_data_runs(system().table, fd, start, stop, ffi.from_buffer("uint64_t[]", out), limit, found, after,
-                          err):  # fmt: skip
+    if lib.dfmt_data_runs(
+        system().table, fd, start, stop, ffi.from_buffer("uint64_t[]", out), limit, found, after, err
+    ):
         _raise(err, (None,), None)
     return out[: found[0]], int(after[0])
 
@@ -220,8 +228,17 @@ def read_rows(fds: Sequence[int], paths: Sequence[str], rows: "Rows", start: int
     err = ffi.new("dfmt_error *")
     view = ffi.from_buffer("uint8_t[]", out, require_writable=True)
     handles = ffi.new("int[]", list(fds))
-    if lib.dfmt_read(system().table, handles, len(fds), ffi.from_buffer("dfmt_row[]", rows), len(rows), start,
-                     len(view), view, err):  # fmt: skip
+    if lib.dfmt_read(
+        system().table,
+        handles,
+        len(fds),
+        ffi.from_buffer("dfmt_row[]", rows),
+        len(rows),
+        start,
+        len(view),
+        view,
+        err,
+    ):
         _raise(err, paths, None)
 
 
@@ -264,8 +281,12 @@ def rename(dir_fd: int, source: str, target: str, *, replace: bool, path: str) -
     err = ffi.new("dfmt_error *")
     if lib.dfmt_rename(system().table, dir_fd, os.fsencode(source), os.fsencode(target), replace, err):
         if err.sys_errno == errno.EEXIST and not replace:
-            raise RefusedError("the file exists", reason=Reason.OUTPUT_EXISTS, path=path,
-                               remedy="choose another name, or give --force to replace it")
+            raise RefusedError(
+                "the file exists",
+                reason=Reason.OUTPUT_EXISTS,
+                path=path,
+                remedy="choose another name, or give --force to replace it",
+            )
         _raise(err, (), path)
 
 
@@ -275,8 +296,16 @@ class Copier:
     `paths` name the source's files and the target for messages; `target_fd` -1 does everything but write.
     """
 
-    def __init__(self, *, fds: Sequence[int], paths: Sequence[str], target_fd: int, target_path: str,
-                 placement: Placement, threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        fds: Sequence[int],
+        paths: Sequence[str],
+        target_fd: int,
+        target_path: str,
+        placement: Placement,
+        threads: int,
+    ) -> None:
         self._paths = tuple(paths)
         self._target_path = target_path
         self._placement = placement
@@ -286,16 +315,24 @@ class Copier:
         for name in Placement.__dataclass_fields__:
             if name != "first":
                 setattr(numbers, name, int(getattr(placement, name)))
-        self._copy = lib.dfmt_copy_new(self._io.table, self._fds, len(fds), target_fd, numbers, placement.first,
-                                       min(threads, MAX_THREADS))  # fmt: skip
+        self._copy = lib.dfmt_copy_new(
+            self._io.table,
+            self._fds,
+            len(fds),
+            target_fd,
+            numbers,
+            placement.first,
+            min(threads, MAX_THREADS),
+        )
         if self._copy == ffi.NULL:
             raise MemoryError(f"the engine cannot start with {placement}")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         lib.dfmt_copy_free(self._copy)
         self._copy = ffi.NULL
 
@@ -320,9 +357,15 @@ class Copier:
         places = np.zeros(units, np.uint64)
         stored = np.zeros(units, np.uint64)
         err = ffi.new("dfmt_error *")
-        if lib.dfmt_copy_run(self._copy, ffi.from_buffer("dfmt_row[]", rows), len(rows),
-                             ffi.from_buffer("uint64_t[]", places), ffi.from_buffer("uint64_t[]", stored), units,
-                             err):  # fmt: skip
+        if lib.dfmt_copy_run(
+            self._copy,
+            ffi.from_buffer("dfmt_row[]", rows),
+            len(rows),
+            ffi.from_buffer("uint64_t[]", places),
+            ffi.from_buffer("uint64_t[]", stored),
+            units,
+            err,
+        ):
             _raise(err, self._paths, self._target_path)
         return start // unit, places, stored
 
@@ -370,30 +413,69 @@ def _raise(err: Any, paths: Sequence[str | None], target: str | None) -> NoRetur
 def _error(code: int, number: int, host: int, guest: int, path: str | None) -> Exception:
     text = os.strerror(number) if number else ""
     if code == lib.DFMT_E_EOF:
-        return CorruptError("the file ends where its tables promise data", reason=Reason.TRUNCATED, path=path,
-                            offset=host, guest_offset=guest, remedy="copy the image again")  # fmt: skip
+        return CorruptError(
+            "the file ends where its tables promise data",
+            reason=Reason.TRUNCATED,
+            path=path,
+            offset=host,
+            guest_offset=guest,
+            remedy="copy the image again",
+        )
     if code == lib.DFMT_E_DATA:
-        return CorruptError("compressed data does not decode", reason=Reason.CORRUPT_DATA, path=path, offset=host,
-                            guest_offset=guest, remedy="copy the image again, or export it anew")  # fmt: skip
+        return CorruptError(
+            "compressed data does not decode",
+            reason=Reason.CORRUPT_DATA,
+            path=path,
+            offset=host,
+            guest_offset=guest,
+            remedy="copy the image again, or export it anew",
+        )
     if code == lib.DFMT_E_READ:
-        return IOFailedError(f"cannot read: {text}", errno=number, path=path, offset=host, guest_offset=guest,
-                             remedy="check the disk and copy the image elsewhere")  # fmt: skip
+        return IOFailedError(
+            f"cannot read: {text}",
+            errno=number,
+            path=path,
+            offset=host,
+            guest_offset=guest,
+            remedy="check the disk and copy the image elsewhere",
+        )
     if code == lib.DFMT_E_WRITE and number in NO_SPACE:
-        return IOFailedError(f"cannot write: {text}", errno=number, reason=Reason.NO_SPACE, path=path, offset=host,
-                             remedy="free some space, or choose another directory")  # fmt: skip
+        return IOFailedError(
+            f"cannot write: {text}",
+            errno=number,
+            reason=Reason.NO_SPACE,
+            path=path,
+            offset=host,
+            remedy="free some space, or choose another directory",
+        )
     if code == lib.DFMT_E_WRITE:
-        return IOFailedError(f"cannot write: {text}", errno=number, reason=Reason.WRITE_ERROR, path=path, offset=host,
-                             remedy="check the disk, or choose another directory")  # fmt: skip
+        return IOFailedError(
+            f"cannot write: {text}",
+            errno=number,
+            reason=Reason.WRITE_ERROR,
+            path=path,
+            offset=host,
+            remedy="check the disk, or choose another directory",
+        )
     if code == lib.DFMT_E_NOMEM:
         return MemoryError()
     if code == lib.DFMT_E_CANCELLED:
         return InterruptedError("cancelled")
     if code == lib.DFMT_E_CODEC:
-        return RefusedError("this build lacks the codec", reason=Reason.CODEC_MISSING, path=path,
-                            remedy="install a build that has it; diskfmt --version lists the codecs")  # fmt: skip
+        return RefusedError(
+            "this build lacks the codec",
+            reason=Reason.CODEC_MISSING,
+            path=path,
+            remedy="install a build that has it; diskfmt --version lists the codecs",
+        )
     return _bug(host, guest, path)
 
 
 def _bug(host: int, guest: int, path: str | None) -> DiskfmtError:
-    return InternalError("the engine was given a table that makes no sense", path=path, offset=host,
-                         guest_offset=guest, remedy="please report this")
+    return InternalError(
+        "the engine was given a table that makes no sense",
+        path=path,
+        offset=host,
+        guest_offset=guest,
+        remedy="please report this",
+    )

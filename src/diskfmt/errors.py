@@ -211,11 +211,18 @@ class IOFailedError(DiskfmtError, OSError):
 
     default_reason = Reason.READ_ERROR
 
-    def __init__(self, message: str, *, errno: int | None = None, reason: Reason | None = None,
-                 path: str | None = None, offset: int | None = None, guest_offset: int | None = None,
-                 remedy: str | None = None) -> None:
-        super().__init__(message, reason=reason, path=path, offset=offset, guest_offset=guest_offset,
-                         remedy=remedy)
+    def __init__(
+        self,
+        message: str,
+        *,
+        errno: int | None = None,
+        reason: Reason | None = None,
+        path: str | None = None,
+        offset: int | None = None,
+        guest_offset: int | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, path=path, offset=offset, guest_offset=guest_offset, remedy=remedy)
         self.errno = errno
 
 
@@ -246,8 +253,12 @@ _BY_EXIT_CODE: Final[dict[int, type[DiskfmtError]]] = {
 def error_from(finding: Finding, *, path: str | None = None) -> DiskfmtError:
     """The exception that says the same as a finding; its class follows from the reason."""
     return _BY_EXIT_CODE[EXIT_CODES[finding.reason]](
-        finding.message, reason=finding.reason, path=path, offset=finding.offset,
-        guest_offset=finding.guest_offset, remedy=finding.remedy,
+        finding.message,
+        reason=finding.reason,
+        path=path,
+        offset=finding.offset,
+        guest_offset=finding.guest_offset,
+        remedy=finding.remedy,
     )
 
 

@@ -16,7 +16,16 @@ import numpy.typing as npt
 from diskfmt.kinds import Codec, Kind
 
 __all__ = [
-    "ROW", "U64", "WINDOW_ROWS", "Codec", "Kind", "Rows", "chunks", "clip", "from_units", "merge",
+    "ROW",
+    "U64",
+    "WINDOW_ROWS",
+    "Codec",
+    "Kind",
+    "Rows",
+    "chunks",
+    "clip",
+    "from_units",
+    "merge",
     "require_normal",
 ]
 
@@ -41,7 +50,7 @@ ROW: Final = np.dtype(
 )
 
 
-def from_units(  # noqa: PLR0913
+def from_units(
     *,
     start: int,
     stop: int,

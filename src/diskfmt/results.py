@@ -11,15 +11,23 @@ from diskfmt.formats.base import Reference, Statistics
 def finding_json(finding: Finding) -> dict[str, object]:
     """A finding as JSON values; places that do not exist are left out."""
     fields: dict[str, object] = {
-        "reason": finding.reason.value, "severity": finding.severity.name.lower(), "message": finding.message,
-        "offset": finding.offset, "guest-offset": finding.guest_offset, "remedy": finding.remedy,
-    }  # fmt: skip
+        "reason": finding.reason.value,
+        "severity": finding.severity.name.lower(),
+        "message": finding.message,
+        "offset": finding.offset,
+        "guest-offset": finding.guest_offset,
+        "remedy": finding.remedy,
+    }
     return {key: value for key, value in fields.items() if value is not None}
 
 
 def _reference_json(reference: Reference) -> dict[str, object]:
-    fields = {"kind": reference.kind, "filename": mask_credentials(reference.name), "format": reference.format,
-              "offset": reference.offset}  # fmt: skip
+    fields = {
+        "kind": reference.kind,
+        "filename": mask_credentials(reference.name),
+        "format": reference.format,
+        "offset": reference.offset,
+    }
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -46,9 +54,13 @@ class ImageInfo:
     def to_json(self) -> dict[str, object]:
         """qemu-img's keys and meanings, and `subformat`, `file-size`, `references`, `findings`, `evidence`."""
         document: dict[str, object] = {
-            "virtual-size": self.virtual_size, "filename": self.filename, "format": self.format,
-            "subformat": self.subformat, "actual-size": self.actual_size, "file-size": self.file_size,
-        }  # fmt: skip
+            "virtual-size": self.virtual_size,
+            "filename": self.filename,
+            "format": self.format,
+            "subformat": self.subformat,
+            "actual-size": self.actual_size,
+            "file-size": self.file_size,
+        }
         if self.cluster_size is not None:
             document["cluster-size"] = self.cluster_size
         document |= self.extra
@@ -77,9 +89,14 @@ class MapRow:
     def to_json(self) -> dict[str, object]:
         """A row of `qemu-img map --output=json`."""
         row: dict[str, object] = {
-            "start": self.start, "length": self.length, "depth": self.depth, "present": self.present,
-            "zero": self.zero, "data": self.data, "compressed": self.compressed,
-        }  # fmt: skip
+            "start": self.start,
+            "length": self.length,
+            "depth": self.depth,
+            "present": self.present,
+            "zero": self.zero,
+            "data": self.data,
+            "compressed": self.compressed,
+        }
         if self.offset is not None:
             row["offset"] = self.offset
         return row
@@ -111,14 +128,20 @@ class CheckReport:
         """qemu-img's keys where it has them, and `ok`, `findings`."""
         errors = sum(finding.severity is Severity.ERROR for finding in self.findings)
         document: dict[str, object] = {
-            "filename": self.filename, "format": self.format, "subformat": self.subformat, "ok": self.ok,
-            "deep": self.deep, "check-errors": errors,
-        }  # fmt: skip
+            "filename": self.filename,
+            "format": self.format,
+            "subformat": self.subformat,
+            "ok": self.ok,
+            "deep": self.deep,
+            "check-errors": errors,
+        }
         if self.statistics is not None:
             document |= {
-                "total-clusters": self.statistics.total_units, "allocated-clusters": self.statistics.stored_units,
-                "compressed-clusters": self.statistics.encoded_units, "image-end-offset": self.statistics.end,
-            }  # fmt: skip
+                "total-clusters": self.statistics.total_units,
+                "allocated-clusters": self.statistics.stored_units,
+                "compressed-clusters": self.statistics.encoded_units,
+                "image-end-offset": self.statistics.end,
+            }
         document["findings"] = [finding_json(finding) for finding in self.findings]
         return document
 
@@ -133,7 +156,11 @@ class Comparison:
 
     def to_json(self) -> dict[str, object]:
         """`equal`, `first-difference` (or null), `virtual-sizes`."""
-        return {"equal": self.equal, "first-difference": self.first_difference, "virtual-sizes": list(self.sizes)}
+        return {
+            "equal": self.equal,
+            "first-difference": self.first_difference,
+            "virtual-sizes": list(self.sizes),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +201,18 @@ class ConversionResult:
     def to_json(self) -> dict[str, object]:
         """All of it, in the key style of qemu-img."""
         return {
-            "source": self.source, "target": self.target, "source-format": self.source_format, "format": self.format,
-            "subformat": self.subformat, "virtual-size": self.virtual_size, "file-size": self.file_size,
-            "actual-size": self.actual_size, "digest": self.digest, "threads": self.threads, "ungated": self.ungated,
+            "source": self.source,
+            "target": self.target,
+            "source-format": self.source_format,
+            "format": self.format,
+            "subformat": self.subformat,
+            "virtual-size": self.virtual_size,
+            "file-size": self.file_size,
+            "actual-size": self.actual_size,
+            "digest": self.digest,
+            "threads": self.threads,
+            "ungated": self.ungated,
             "findings": [finding_json(finding) for finding in self.findings],
             "waived": [finding_json(finding) for finding in self.waived],
             "seconds": {phase: round(value, 3) for phase, value in self.seconds.items()},
-        }  # fmt: skip
+        }

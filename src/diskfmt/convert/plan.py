@@ -49,16 +49,29 @@ def make_plan(size: int, target: Target, name: str) -> Plan:
     virtual_size = size if target.format.name == "raw" else align_up(size, SECTOR)
     notes = []
     if virtual_size != size:
-        notes.append(Finding(
-            reason=Reason.BAD_VALUE, severity=Severity.WARNING, guest_offset=size,
-            message=f"{target.format.name} counts in sectors: {virtual_size - size} zero bytes were added to the disk",
-            remedy="convert to raw to keep the odd size"))  # fmt: skip
-    request = Request(subformat=target.subformat, virtual_size=virtual_size, name=name, options=target.options,
-                      compress=target.compress, level=target.level)
+        notes.append(
+            Finding(
+                reason=Reason.BAD_VALUE,
+                severity=Severity.WARNING,
+                guest_offset=size,
+                message=f"{target.format.name} counts in sectors: {virtual_size - size} zero bytes were appended",
+                remedy="convert to raw to keep the odd size",
+            )
+        )
+    request = Request(
+        subformat=target.subformat,
+        virtual_size=virtual_size,
+        name=name,
+        options=target.options,
+        compress=target.compress,
+        level=target.level,
+    )
     plan = Plan(target=target, request=request, notes=tuple(notes))
     placement = plan.new_layout().placement
     if not engine.can_encode(placement.codec, placement.level, placement.window_bits):
-        raise RefusedError(f"this build cannot compress with {placement.codec.name.lower()} at level {placement.level}",
-                           reason=Reason.CODEC_MISSING,
-                           remedy="choose another level or codec; diskfmt --version lists the codecs")
+        raise RefusedError(
+            f"this build cannot compress with {placement.codec.name.lower()} at level {placement.level}",
+            reason=Reason.CODEC_MISSING,
+            remedy="choose another level or codec; diskfmt --version lists the codecs",
+        )
     return plan

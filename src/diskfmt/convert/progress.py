@@ -26,7 +26,10 @@ Watcher = Callable[[Progress], None]
 
 
 def supervised(
-    work: Callable[[], Result], *, poll: Callable[[], None] | None = None, cancel: Callable[[], None] | None = None
+    work: Callable[[], Result],
+    *,
+    poll: Callable[[], None] | None = None,
+    cancel: Callable[[], None] | None = None,
 ) -> Result:
     """The result of `work`, which runs in a thread of its own so that signals reach the caller meanwhile.
 

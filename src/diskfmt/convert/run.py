@@ -1,6 +1,6 @@
 """Carrying out a plan.
 
-    clearance holds? ─► copy ─► tables, header last ─► sync ─► verify ─► source unchanged? ─► commit
+clearance holds? ─► copy ─► tables, header last ─► sync ─► verify ─► source unchanged? ─► commit
 """
 
 import os
@@ -33,8 +33,18 @@ class Outcome:
     seconds: dict[str, float]
 
 
-def run(disk: Disk, plan: Plan, clearance: Clearance, path: str, *, threads: int, verify: bool = False,
-        sync: bool = True, force: bool = False, watch: Watcher | None = None) -> Outcome:  # fmt: skip
+def run(
+    disk: Disk,
+    plan: Plan,
+    clearance: Clearance,
+    path: str,
+    *,
+    threads: int,
+    verify: bool = False,
+    sync: bool = True,
+    force: bool = False,
+    watch: Watcher | None = None,
+) -> Outcome:
     """Convert `disk` into the file `path`; when this returns, the right bytes have their final name.
 
     Raises:
@@ -48,13 +58,13 @@ def run(disk: Disk, plan: Plan, clearance: Clearance, path: str, *, threads: int
     layout = plan.new_layout()
     _refuse_same_file(disk, path)
     with ExitStack() as stack:
-        for file in disk.files:
-            stack.enter_context(file.hold())
         clearance.require((file.identity_now() for file in disk.files), disk.path)
         outputs = [stack.enter_context(TargetFile(name, force=force)) for name in _names(path, layout.data_name)]
         data = outputs[0]
         with _phase(seconds, "copy"):
-            finale = _copy(disk, layout, data, threads, lambda done: tell(Progress(phase="copy", done=done, total=total)))
+            finale = _copy(
+                disk, layout, data, threads, lambda done: tell(Progress(phase="copy", done=done, total=total))
+            )
             _finish(outputs, finale)
         if sync:
             tell(Progress(phase="sync", done=total, total=total))
@@ -64,7 +74,9 @@ def run(disk: Disk, plan: Plan, clearance: Clearance, path: str, *, threads: int
         digest = None
         if verify:
             with _phase(seconds, "verify"):
-                digest = verify_output(disk, plan, [output.temp_path for output in outputs], threads, total, tell)
+                digest = verify_output(
+                    disk, plan, [output.temp_path for output in outputs], threads=threads, total=total, tell=tell
+                )
         for file in disk.files:
             file.require_unchanged()
         actual = sum(os.fstat(output.fd).st_blocks * 512 for output in outputs)
@@ -98,7 +110,9 @@ def _refuse_same_file(disk: Disk, path: str) -> None:
     except OSError:
         return
     if any((found.st_dev, found.st_ino) == (file.identity.device, file.identity.inode) for file in disk.files):
-        raise RefusedError("the output is the source", reason=Reason.OUTPUT_BUSY, path=path, remedy="choose another name")
+        raise RefusedError(
+            "the output is the source", reason=Reason.OUTPUT_BUSY, path=path, remedy="choose another name"
+        )
 
 
 def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, tell: Callable[[int], None]) -> Finale:
@@ -107,10 +121,13 @@ def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, t
     if output is not None and placement.fixed:
         output.truncate(placement.base + placement.guest_size)  # a file system that cannot hold it says so now
     with engine.Copier(
-        fds=[file.fd for file in disk.files], paths=[file.path for file in disk.files],
-        target_fd=-1 if output is None else output.fd, target_path="" if output is None else output.path,
-        placement=placement, threads=threads,
-    ) as copier:  # fmt: skip
+        fds=[file.fd for file in disk.files],
+        paths=[file.path for file in disk.files],
+        target_fd=-1 if output is None else output.fd,
+        target_path="" if output is None else output.path,
+        placement=placement,
+        threads=threads,
+    ) as copier:
 
         def work() -> Finale:
             for rows in extents.chunks(disk.extents(), unit=placement.unit, max_units=_WINDOW_UNITS):

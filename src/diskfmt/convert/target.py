@@ -26,7 +26,11 @@ class Target:
 
 
 def parse_target(
-    name: str, *, subformat: str | None = None, options: Mapping[str, str] | None = None, compress: str | None = None
+    name: str,
+    *,
+    subformat: str | None = None,
+    options: Mapping[str, str] | None = None,
+    compress: str | None = None,
 ) -> Target:
     """The target that `FMT[:SUBFORMAT]` names, in any case; `subformat` may also come apart.
 
@@ -39,7 +43,9 @@ def parse_target(
     wanted = suffix if colon else subformat or found.subformats[0]
     matches = [entry for entry in found.subformats if entry.lower() == wanted.lower()]
     if not matches:
-        raise UsageError(f"{found.name} has no subformat {wanted!r}", remedy=f"use one of {', '.join(found.subformats)}")
+        raise UsageError(
+            f"{found.name} has no subformat {wanted!r}", remedy=f"use one of {', '.join(found.subformats)}"
+        )
     given = dict(options or _NONE)
     for key in given:
         if key not in found.options:

@@ -12,7 +12,7 @@ from diskfmt.errors import DiskfmtError, IOFailedError, Reason
 from diskfmt.stores.source import SourceFile
 
 
-def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], threads: int, total: int, tell: Watcher) -> str:
+def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], *, threads: int, total: int, tell: Watcher) -> str:
     """The digest of the output, proven equal to that of the source read anew.
 
     `temps` are the output's files: the data file first, then its descriptor, if it has one.
@@ -21,7 +21,6 @@ def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], threads: int, to
         IOFailedError: VERIFY_FAILED.
 
     """
-
     stop = threading.Event()
     done = {"written": 0, "read": 0}
 
@@ -42,8 +41,11 @@ def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], threads: int, to
 
     written, read = supervised(work, poll=poll, cancel=stop.set)
     if written != read:
-        raise IOFailedError(f"the output reads back differently: digest {written}, source {read}",
-                            reason=Reason.VERIFY_FAILED, remedy="check the disk that it was written to, and try again")
+        raise IOFailedError(
+            f"the output reads back differently: digest {written}, source {read}",
+            reason=Reason.VERIFY_FAILED,
+            remedy="check the disk that it was written to, and try again",
+        )
     return written
 
 
@@ -54,15 +56,26 @@ def _digest_of(plan: Plan, temps: Sequence[str], threads: int, progress: Callabl
             file = SourceFile(name)
             stack.callback(file.close)
             files.append(file)
-        found = plan.target.format
         try:
-            written = Disk(image=found.open(files[0]), format=found, files=tuple(files))
-            if written.size != plan.virtual_size:
-                raise IOFailedError(f"the output reads back with {written.size} bytes, not {plan.virtual_size}",
-                                    reason=Reason.VERIFY_FAILED, remedy="please report this")
+            written = _reopen(plan, files)
             return guest_digest(written, threads=threads, progress=progress)
         except IOFailedError:
             raise
         except DiskfmtError as error:
-            raise IOFailedError(f"the output does not read back: {error}", reason=Reason.VERIFY_FAILED,
-                                remedy="check the disk that it was written to, and try again") from error
+            raise IOFailedError(
+                f"the output does not read back: {error}",
+                reason=Reason.VERIFY_FAILED,
+                remedy="check the disk that it was written to, and try again",
+            ) from error
+
+
+def _reopen(plan: Plan, files: Sequence[SourceFile]) -> Disk:
+    found = plan.target.format
+    disk = Disk(image=found.open(files[0]), format=found, files=tuple(files))
+    if disk.size != plan.virtual_size:
+        raise IOFailedError(
+            f"the output reads back with {disk.size} bytes, not {plan.virtual_size}",
+            reason=Reason.VERIFY_FAILED,
+            remedy="please report this",
+        )
+    return disk

@@ -4,13 +4,18 @@ It runs before every conversion. Nothing here raises for what an image contains:
 """
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from diskfmt import engine
 from diskfmt.clearance import Assessment, Totals
-from diskfmt.disk import Disk
-from diskfmt.errors import DiskfmtError, Finding, Reason, Severity
-from diskfmt.formats.detect import NESTED_HEAD, NESTED_TAIL, nested_claims
+from diskfmt.disk import Disk, not_opened
+from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, first_error
+from diskfmt.formats.detect import nested_claims
 from diskfmt.kinds import Codec, Kind
+from diskfmt.units import KIB
+
+NESTED_AREA: Final = 64 * KIB
+"""Bytes at both ends of the guest's disk that are looked at for an image inside the image."""
 
 
 def assess(disk: Disk, *, progress: Callable[[int], None] | None = None) -> Assessment:
@@ -20,10 +25,11 @@ def assess(disk: Disk, *, progress: Callable[[int], None] | None = None) -> Asse
     codecs that it needs, and what the guest's first and last bytes look like (TM-405). `progress` is told the guest
     bytes whose map was walked.
     """
-    findings = list(disk.findings)
+    findings = [*disk.findings, *map(not_opened, disk.missing)]
+    readable = first_error(findings) is None
     findings += (finding for file in disk.files if (finding := file.in_use()) is not None)
     totals = None
-    if not any(finding.severity is Severity.ERROR for finding in disk.findings):
+    if readable:
         try:
             totals, codecs = _walk(disk, progress)
             findings += (_missing_codec(codec) for codec in sorted(codecs) if not engine.can_decode(codec))
@@ -35,8 +41,14 @@ def assess(disk: Disk, *, progress: Callable[[int], None] | None = None) -> Asse
 
 def finding_from(error: DiskfmtError) -> Finding:
     """The finding, of severity ERROR, that says the same as an exception."""
-    return Finding(reason=error.reason, severity=Severity.ERROR, message=error.message, offset=error.offset,
-                   guest_offset=error.guest_offset, remedy=error.remedy)
+    return Finding(
+        reason=error.reason,
+        severity=Severity.ERROR,
+        message=error.message,
+        offset=error.offset,
+        guest_offset=error.guest_offset,
+        remedy=error.remedy,
+    )
 
 
 def _walk(disk: Disk, progress: Callable[[int], None] | None) -> tuple[Totals, set[Codec]]:
@@ -55,17 +67,24 @@ def _walk(disk: Disk, progress: Callable[[int], None] | None) -> tuple[Totals, s
 
 
 def _missing_codec(codec: Codec) -> Finding:
-    return Finding(reason=Reason.CODEC_MISSING, severity=Severity.ERROR,
-                   message=f"the image is compressed with {codec.name.lower()}, which this build cannot decode",
-                   remedy="install a build that has it; diskfmt --version lists the codecs")
+    return Finding(
+        reason=Reason.CODEC_MISSING,
+        severity=Severity.ERROR,
+        message=f"the image is compressed with {codec.name.lower()}, which this build cannot decode",
+        remedy="install a build that has it; diskfmt --version lists the codecs",
+    )
 
 
 def _nested(disk: Disk) -> Iterator[Finding]:
     if disk.format.name == "raw":
         return  # the file is the guest disk: identification has looked at it
-    head = disk.read_at(0, min(NESTED_HEAD, disk.size))
-    tail = disk.read_at(max(0, disk.size - NESTED_TAIL), NESTED_TAIL)
-    for claim in nested_claims(head, tail, disk.size):
-        yield Finding(reason=Reason.NESTED_FORMAT, severity=Severity.ERROR, guest_offset=claim.offset,
-                      message=f"the guest's disk looks like a {claim.name} image itself: the next tool may take it for one",
-                      remedy="if that is meant, give --waive NESTED_FORMAT")
+    head = disk.read_at(0, NESTED_AREA)  # covers the area of ISO 9660 at 32 KiB too
+    tail = disk.read_at(max(0, disk.size - NESTED_AREA), NESTED_AREA)
+    for claim in nested_claims(head, b"", tail, disk.size):
+        yield Finding(
+            reason=Reason.NESTED_FORMAT,
+            severity=Severity.ERROR,
+            guest_offset=claim.offset,
+            message=f"the guest's disk looks like a {claim.name} image itself: the next tool may take it for one",
+            remedy="if that is meant, give --waive NESTED_FORMAT",
+        )

@@ -48,8 +48,13 @@ class TargetFile:
         except OSError as error:
             self._discard()
             reason = Reason.NO_SPACE if error.errno in engine.NO_SPACE else Reason.WRITE_ERROR
-            raise IOFailedError(f"cannot create the output: {os.strerror(error.errno or 0)}", errno=error.errno, path=path,
-                                reason=reason, remedy="choose a directory that exists and can be written") from None  # fmt: skip
+            raise IOFailedError(
+                f"cannot create the output: {os.strerror(error.errno or 0)}",
+                errno=error.errno,
+                path=path,
+                reason=reason,
+                remedy="choose a directory that exists and can be written",
+            ) from None
 
     def _refuse_existing(self) -> None:
         try:
@@ -57,11 +62,19 @@ class TargetFile:
         except OSError:
             return  # not there; what else is wrong is said when the temp is created
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
-            raise RefusedError("the output is not a regular file", reason=Reason.NOT_REGULAR, path=self.path,
-                               remedy="name a file that does not exist yet")  # fmt: skip
+            raise RefusedError(
+                "the output is not a regular file",
+                reason=Reason.NOT_REGULAR,
+                path=self.path,
+                remedy="name a file that does not exist yet",
+            )
         if not self._force:
-            raise RefusedError("the output exists", reason=Reason.OUTPUT_EXISTS, path=self.path,
-                               remedy="choose another name, or give --force to replace it")  # fmt: skip
+            raise RefusedError(
+                "the output exists",
+                reason=Reason.OUTPUT_EXISTS,
+                path=self.path,
+                remedy="choose another name, or give --force to replace it",
+            )
 
     def write(self, data: bytes, offset: int) -> None:
         """Write all of `data` at `offset`. Raises IOFailedError."""
@@ -111,6 +124,7 @@ class TargetFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
-                 traceback: TracebackType | None) -> None:  # fmt: skip
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._discard()
