@@ -34,7 +34,7 @@ class _Seen:
 
     stored: int = 0
     bytes: int = 0
-    places: list[U32] = field(default_factory=list)  # where stored blocks start, in sectors
+    places: list[U32] = field(default_factory=list)  # where readable blocks start, in sectors
     clear: int = 0  # clear sectors of stored blocks …
     looked: int = 0  # … of them looked at …
     hidden: int = 0  # … of them not zero
@@ -62,7 +62,7 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
         seen.stored += int(np.count_nonzero(blocks.stored))
         seen.bytes += int(needed(header, blocks)[readable].sum())
         if seen.stored <= MAX_PLACES:
-            seen.places.append((blocks.host[blocks.stored] // np.uint64(SECTOR)).astype(np.uint32))
+            seen.places.append((blocks.host[readable] // np.uint64(SECTOR)).astype(np.uint32))
         if header.footer.disk_type != DIFFERENCING:
             for part in bitmaps(files[0], header.dynamic, replace(blocks, stored=readable)):
                 _look_at_clear(files[0], header, part, seen, deep=deep)

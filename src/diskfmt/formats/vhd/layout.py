@@ -169,6 +169,7 @@ class _Fixed(_Vhd):
     def __init__(self, footer: Footer) -> None:
         super().__init__(footer)
         self.placement = Placement(unit=UNIT, guest_size=footer.current_size, fixed=True, fingerprint=True)
+        self.full_size = footer.current_size + FOOTER_SIZE
 
     def add(self, first_unit: int, places: U64, stored: U64,  # noqa: ARG002
             end: int) -> tuple[Sequence[Piece], int]:
@@ -179,7 +180,7 @@ class _Fixed(_Vhd):
         """The footer, which makes the file valid."""
         footer = self._packed(fingerprint, disk_type=FIXED, data_offset=NO_OFFSET)
         at = self._footer.current_size
-        return Finale(pieces=(Piece(offset=at, data=footer),), size=at + FOOTER_SIZE)
+        return Finale(pieces=(Piece(offset=at, data=footer),), size=self.full_size)
 
 
 class _Dynamic(_Vhd):
@@ -201,6 +202,14 @@ class _Dynamic(_Vhd):
             prefix_byte=0xFF,
             fingerprint=True,
         )
+
+    @property
+    def full_size(self) -> int:
+        """Bytes of the file if every block were stored."""
+        numbers = self.placement
+        first = align_up(numbers.first + numbers.prefix_len, ALIGN)
+        step = align_up(numbers.unit + numbers.prefix_len, ALIGN)
+        return first + (self._header.max_entries - 1) * step + numbers.unit + FOOTER_SIZE
 
     def add(self, first_unit: int, places: U64, stored: U64,  # noqa: ARG002
             end: int) -> tuple[Sequence[Piece], int]:
