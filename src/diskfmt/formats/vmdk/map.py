@@ -104,15 +104,20 @@ class SparseMap:
         coverage = self.header.coverage
         last = ceil_div(stop, coverage)
         for first in range(start // coverage, last, DIRECTORY_WINDOW):
-            directory = self._directory(first, min(DIRECTORY_WINDOW, last - first))
+            directory = self.directory(self.header.gd_offset, first, min(DIRECTORY_WINDOW, last - first))
             for begin, end in _spans(directory):
                 part = self._window(first + begin, directory[begin:end], start, stop)
                 if len(part):
                     yield part
 
-    def _directory(self, first: int, count: int) -> U64:
-        """Entries of the grain directory, as offsets in the file (bytes); 0: no table."""
-        offset = self.header.gd_offset * SECTOR + 4 * first
+    def directory(self, sector: int, first: int, count: int) -> U64:
+        """Entries of the grain directory at `sector`, as offsets in the file (bytes); 0: no table.
+
+        Raises:
+            CorruptError: TRUNCATED, OVERLAP, SHARED_CLUSTERS, with the place of the entry.
+
+        """
+        offset = sector * SECTOR + 4 * first
         entries = np.frombuffer(self.file.read_at(offset, 4 * count), "<u4")
         places = entries.astype(np.uint64) * np.uint64(SECTOR)
         first_free = (1 + self.header.descriptor_size) * SECTOR
@@ -130,9 +135,8 @@ class SparseMap:
             "the grain table at {:#x} reaches past the end of the file",
             places,
         )
-        directory = self.header.gd_offset * SECTOR
-        directory_end = np.uint64(directory + 4 * self.header.directory_entries)
-        inside = (places > 0) & (places < directory_end) & (places + np.uint64(TABLE_SIZE) > directory)
+        directory_end = np.uint64(sector * SECTOR + 4 * self.header.directory_entries)
+        inside = (places > 0) & (places < directory_end) & (places + np.uint64(TABLE_SIZE) > sector * SECTOR)
         self._refuse(inside, offset, Reason.OVERLAP, "the grain table at {:#x} overlaps the grain directory", places)
         ordered = np.sort(places[places > 0])
         if len(ordered) > 1 and int(np.diff(ordered).min()) < TABLE_SIZE:
