@@ -226,4 +226,4 @@ def _isohybrid(claims: tuple[Claim, ...]) -> tuple[Finding, ...]:
 
 
 def _list(claims: Iterable[Claim]) -> str:
-    return ", ".join(f"{one.detail} at {one.offset:#x}" for one in claims)
+    return ", ".join(map(str, claims))

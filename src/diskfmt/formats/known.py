@@ -32,6 +32,9 @@ class Claim:
     offset: int
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.detail} at {self.offset:#x}"
+
 
 @dataclass(frozen=True, slots=True)
 class Magic:
