@@ -14,7 +14,7 @@ from diskfmt._version import __version__
 if TYPE_CHECKING:
     from diskfmt.api import check, compare, convert, digest, inspect, map_rows, measure, open_disk
     from diskfmt.clearance import Clearance
-    from diskfmt.convert.progress import Progress
+    from diskfmt.conversion.progress import Progress
     from diskfmt.disk import Disk
     from diskfmt.errors import (
         CorruptError,
@@ -35,22 +35,65 @@ if TYPE_CHECKING:
 _HOME = {
     "diskfmt.api": ("check", "compare", "convert", "digest", "inspect", "map_rows", "measure", "open_disk"),
     "diskfmt.clearance": ("Clearance",),
-    "diskfmt.convert.progress": ("Progress",),
+    "diskfmt.conversion.progress": ("Progress",),
     "diskfmt.disk": ("Disk",),
     "diskfmt.errors": (
-        "CorruptError", "DiskfmtError", "Finding", "IOFailedError", "InUseError", "InternalError", "LimitError",
-        "NotReadyError", "Reason", "RefusedError", "Severity", "UsageError",
+        "CorruptError",
+        "DiskfmtError",
+        "Finding",
+        "IOFailedError",
+        "InUseError",
+        "InternalError",
+        "LimitError",
+        "NotReadyError",
+        "Reason",
+        "RefusedError",
+        "Severity",
+        "UsageError",
     ),
-    "diskfmt.results": ("CheckReport", "Comparison", "ConversionResult", "ImageInfo", "MapRow", "Measurement"),
-}  # fmt: skip
+    "diskfmt.results": (
+        "CheckReport",
+        "Comparison",
+        "ConversionResult",
+        "ImageInfo",
+        "MapRow",
+        "Measurement",
+    ),
+}
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "CheckReport", "Clearance", "Comparison", "ConversionResult", "CorruptError", "Disk", "DiskfmtError", "Finding",
-    "IOFailedError", "ImageInfo", "InUseError", "InternalError", "LimitError", "MapRow", "Measurement",
-    "NotReadyError", "Progress", "Reason", "RefusedError", "Severity", "UsageError", "__version__", "check", "compare",
-    "convert", "digest", "inspect", "map_rows", "measure", "open_disk",
-]  # fmt: skip
+    "CheckReport",
+    "Clearance",
+    "Comparison",
+    "ConversionResult",
+    "CorruptError",
+    "Disk",
+    "DiskfmtError",
+    "Finding",
+    "IOFailedError",
+    "ImageInfo",
+    "InUseError",
+    "InternalError",
+    "LimitError",
+    "MapRow",
+    "Measurement",
+    "NotReadyError",
+    "Progress",
+    "Reason",
+    "RefusedError",
+    "Severity",
+    "UsageError",
+    "__version__",
+    "check",
+    "compare",
+    "convert",
+    "digest",
+    "inspect",
+    "map_rows",
+    "measure",
+    "open_disk",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from diskfmt.clearance import Clearance
-from diskfmt.convert.progress import Progress
+from diskfmt.conversion.progress import Progress
 from diskfmt.disk import Disk
 from diskfmt.disk import open_disk as _open_disk
 from diskfmt.errors import Finding, Reason, Severity, UsageError
@@ -127,7 +127,7 @@ def compare(
         DiskfmtError: one of them cannot be read.
 
     """
-    from diskfmt.digest import first_difference
+    from diskfmt.treehash import first_difference
 
     with ExitStack() as stack:
         paths = zip((first, second), formats, strict=True)
@@ -152,7 +152,7 @@ def digest(path: Path, *, format: str | None = None, follow: str | None = None, 
         DiskfmtError: the disk cannot be read.
 
     """
-    from diskfmt.digest import guest_digest
+    from diskfmt.treehash import guest_digest
 
     with open_disk(path, format=format, follow=follow) as disk:
         return guest_digest(disk, threads=_threads(None), progress=_tell(progress, "digest", disk.size))
@@ -174,9 +174,9 @@ def measure(
         DiskfmtError: as `convert`.
 
     """
-    from diskfmt.convert.plan import make_plan
-    from diskfmt.convert.run import measure as measure_plan
-    from diskfmt.convert.target import parse_target
+    from diskfmt.conversion.plan import make_plan
+    from diskfmt.conversion.run import measure as measure_plan
+    from diskfmt.conversion.target import parse_target
 
     target = parse_target(format, subformat=subformat, options=options, compress=compress)
     with open_disk(path, format=source_format, follow=follow) as disk:
@@ -218,9 +218,9 @@ def convert(
         DiskfmtError: anything else; no file of the target's name is left or touched.
 
     """
-    from diskfmt.convert.plan import make_plan
-    from diskfmt.convert.run import run
-    from diskfmt.convert.target import parse_target
+    from diskfmt.conversion.plan import make_plan
+    from diskfmt.conversion.run import run
+    from diskfmt.conversion.target import parse_target
 
     wanted = parse_target(format, subformat=subformat, options=options, compress=compress)
     path = os.fspath(target)

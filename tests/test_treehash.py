@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import diskfmt
-from diskfmt.digest import guest_digest
+from diskfmt.treehash import guest_digest
 
 MIB = 1 << 20
 

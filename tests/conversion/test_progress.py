@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from diskfmt.convert.progress import supervised
+from diskfmt.conversion.progress import supervised
 
 
 def test_supervised_returns_the_result():

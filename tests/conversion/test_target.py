@@ -2,7 +2,7 @@
 
 import pytest
 
-from diskfmt.convert.target import parse_compress, parse_options, parse_target
+from diskfmt.conversion.target import parse_compress, parse_options, parse_target
 from diskfmt.errors import UsageError
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from diskfmt import engine
-from diskfmt.convert.target import Target
+from diskfmt.conversion.target import Target
 from diskfmt.errors import Finding, Reason, RefusedError, Severity, UsageError
 from diskfmt.formats.base import Layout, Request
 from diskfmt.units import SECTOR, align_up

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from diskfmt.convert.plan import Plan
-from diskfmt.convert.progress import Progress, Watcher, supervised
-from diskfmt.digest import guest_digest
+from diskfmt.conversion.plan import Plan
+from diskfmt.conversion.progress import Progress, Watcher, supervised
+from diskfmt.treehash import guest_digest
 from diskfmt.disk import Disk
 from diskfmt.errors import DiskfmtError, IOFailedError, Reason
 from diskfmt.stores.source import SourceFile

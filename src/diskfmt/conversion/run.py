@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from diskfmt import engine, extents
 from diskfmt.clearance import Clearance
-from diskfmt.convert.plan import Plan
-from diskfmt.convert.progress import Progress, Watcher, supervised
-from diskfmt.convert.verify import verify_output
-from diskfmt.digest import fingerprint_bytes
+from diskfmt.conversion.plan import Plan
+from diskfmt.conversion.progress import Progress, Watcher, supervised
+from diskfmt.conversion.verify import verify_output
+from diskfmt.treehash import fingerprint_bytes
 from diskfmt.disk import Disk
 from diskfmt.errors import Reason, RefusedError
 from diskfmt.formats.base import Finale, Layout, Piece
