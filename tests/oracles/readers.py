@@ -101,7 +101,9 @@ class _Worker:
             script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
             self._owner = os.getpid()
             self._child = subprocess.Popen(
-                [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
         return self._child
