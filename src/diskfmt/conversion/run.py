@@ -161,12 +161,12 @@ def _finish(outputs: Sequence[TargetFile], finale: Finale) -> None:
 
 def _commit(outputs: Sequence[TargetFile], *, sync: bool) -> None:
     """Name the data file first: a descriptor never points to nothing."""
-    done: list[TargetFile] = []
     try:
         for output in outputs:
-            output.commit(sync=sync)
-            done.append(output)
+            output.commit()
+        if sync:
+            outputs[0].sync_name()
     except BaseException:
-        for output in done:
+        for output in outputs:
             output.withdraw()
         raise

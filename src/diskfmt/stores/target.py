@@ -1,6 +1,6 @@
 """Files that are written: complete and durable under their final name, or not there at all (TM-1001).
 
-    temp name (O_EXCL) ─► pieces, header last ─► length ─► fsync ─► rename ─► fsync of the directory
+    temp name (O_EXCL) ─► data, tables, header last ─► fsync ─► rename ─► fsync of the directory
 
 Whatever happens before the rename, the temp is removed and the final name is untouched. All calls that can lose
 data go through the engine's table of system calls.
@@ -36,6 +36,7 @@ class TargetFile:
         self._directory, self._name = os.path.split(path)
         self._refuse_existing()
         self._dir_fd = -1
+        self._replaces = False
         self.fd = -1
         self._temp = f".{self._name[:200]}.{secrets.token_hex(6)}.part"
         self.temp_path = os.path.join(self._directory, self._temp)
@@ -90,8 +91,8 @@ class TargetFile:
         with suppress(OSError):
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def commit(self, *, sync: bool = True) -> None:
-        """Give the file its name; with `sync` the name is durable when this returns.
+    def commit(self) -> None:
+        """Give the file its name; `sync_name` makes that durable.
 
         Raises:
             RefusedError: OUTPUT_EXISTS, somebody made a file of that name meanwhile.
@@ -101,15 +102,22 @@ class TargetFile:
         os.fchmod(self.fd, self._mode)
         fd, self.fd = self.fd, -1
         engine.close(fd, self.path)
+        self._replaces = self._force and os.path.lexists(self.path)
         engine.rename(self._dir_fd, self._temp, self._name, replace=self._force, path=self.path)
         self._temp = ""
-        if sync:
-            engine.fsync(self._dir_fd, self.path)
+
+    def sync_name(self) -> None:
+        """Make the name durable. Raises IOFailedError."""
+        engine.fsync(self._dir_fd, self.path)
 
     def withdraw(self) -> None:
-        """Take a committed file back, because one that belongs to it could not be committed."""
-        with suppress(OSError):
-            os.unlink(self._name, dir_fd=self._dir_fd)
+        """Take a committed file back, because it, or one that belongs to it, did not become durable.
+
+        A file that replaced an older one stays: it is complete, and the older one is gone.
+        """
+        if not self._temp and not self._replaces:
+            with suppress(OSError):
+                os.unlink(self._name, dir_fd=self._dir_fd)
 
     def _discard(self) -> None:
         if self.fd >= 0:
