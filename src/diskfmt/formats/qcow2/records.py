@@ -64,6 +64,17 @@ EXTENSION_NAMES: Final = {
     EXT_DATA_FILE: "external data file",
 }
 
+# Spec, "Feature name table": (type of feature, bit) → the name that a reader without it shows.
+_FEATURE_NAMES: Final = {
+    (0, 0): "dirty bit",
+    (0, 1): "corrupt bit",
+    (0, 2): "external data file",
+    (0, 3): "compression type",
+    (0, 4): "extended L2 entries",
+    (1, 0): "lazy refcounts",
+    (2, 0): "bitmaps",
+}
+
 # L1 and L2 entries: spec, "Cluster mapping".
 COPIED: Final = 1 << 63
 COMPRESSED: Final = 1 << 62
@@ -280,3 +291,25 @@ def parse_snapshot(data: bytes) -> SnapshotRecord:
 def parse_bitmap(data: bytes) -> BitmapRecord:
     """The fixed part of a bitmap directory entry."""
     return BitmapRecord(**_values(_BITMAP.parse(data)))
+
+
+def build_header(fields: dict[str, int], *, compression_type: int) -> bytes:
+    """The header of a new image, with the names of the features that version 3 has.
+
+    `fields` are those of `Qcow2` that are not zero. The names take less than the smallest cluster.
+    """
+    nothing = dict.fromkeys(("backing_offset", "backing_size", "crypt_method", "snapshot_count", "snapshots_offset"), 0)
+    fixed: bytes = _HEADER.build({"magic": MAGIC, **nothing, **fields})
+    end = _EXTENSION.build({"kind": EXT_END, "length": 0})
+    if fields["version"] == 2:
+        return fixed + bytes(end)
+    features: bytes = _FEATURES.build({
+        "incompatible": COMPRESSION_TYPE if compression_type else 0,
+        "compatible": 0,
+        "autoclear": 0,
+        "refcount_order": 4,
+        "header_length": HEADER_V3_SIZE + 8,
+    })
+    names = b"".join(bytes(key) + name.encode().ljust(46, b"\0") for key, name in _FEATURE_NAMES.items())
+    table: bytes = _EXTENSION.build({"kind": EXT_FEATURE_TABLE, "length": len(names)})
+    return b"".join((fixed, features, bytes((compression_type,)).ljust(8, b"\0"), table, names, end))
