@@ -291,3 +291,26 @@ def test_opening_reads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with SourceFile(str(path)) as source:
         open_image(source)
     assert total <= 4096
+
+
+def told(opened: Opener, image: bytes | bytearray) -> bool:
+    """Whether opening an image refuses it, or names a doubt."""
+    try:
+        return bool(opened(image).findings)
+    except DiskfmtError as error:
+        return error.reason is not Reason.INTERNAL
+
+
+@pytest.mark.parametrize("at", [*range(0, 1536, 7), -512, -448, -1])
+def test_flipped_bit_of_a_record_is_told(opened: Opener, at: int) -> None:
+    image = good()
+    image[at] ^= 0x10
+    assert told(opened, image)
+
+
+@pytest.mark.parametrize("edge", [0, 512, 1536, 1540, 2048, 2560, len(good()) - 512, len(good())])
+@pytest.mark.parametrize("by", [-1, 0, 1])
+def test_file_cut_at_a_boundary_is_told(opened: Opener, edge: int, by: int) -> None:
+    length = edge + by
+    if 0 <= length < len(good()):
+        assert told(opened, good()[:length])

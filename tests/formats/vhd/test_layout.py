@@ -128,6 +128,16 @@ def test_places_become_entries_of_the_table_and_blocks_stay_whole() -> None:
     assert finale.size == at + 2 * MIB + 512
 
 
+@pytest.mark.parametrize(("subformat", "options"), KINDS)
+@pytest.mark.parametrize("size", [512, 9 * MIB + 512])
+def test_full_size_is_that_of_a_disk_without_zeros(
+    tmp_path: Path, size: int, subformat: str, options: dict[str, str]
+) -> None:
+    (tmp_path / "guest.raw").write_bytes(b"x" * size)
+    wanted = request(size, subformat, **options)
+    assert write(tmp_path / "guest.raw", tmp_path / "d.vhd", wanted).size == layout(wanted).full_size
+
+
 def test_table_of_the_largest_disk_is_one_piece() -> None:
     place = layout(request(2040 * GIB))
     finale = place.finish(place.placement.first, PRINT)
