@@ -1,0 +1,1 @@
+"""One module a command, each with `run(options, session)` that returns the exit code."""
