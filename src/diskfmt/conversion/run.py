@@ -67,10 +67,11 @@ def run(
             )
             _finish(outputs, finale)
         if sync:
-            tell(Progress(phase="sync", done=total, total=total))
+            syncing = Progress(phase="sync", done=total, total=total)
+            tell(syncing)
             with _phase(seconds, "sync"):
                 for output in outputs:
-                    supervised(output.sync)
+                    supervised(output.sync, poll=lambda: tell(syncing))
         digest = None
         if verify:
             with _phase(seconds, "verify"):
