@@ -7,7 +7,7 @@ memory does not depend on the size of the disk.
 Source: qemu, docs/interop/qcow2.rst, section "Cluster mapping".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -93,10 +93,10 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
     require_readable(header, source.path)
     if start >= stop:
         return
-    first, last = start // header.cluster_size, ceil_div(stop, header.cluster_size)
+    wanted = range(start // header.cluster_size, ceil_div(stop, header.cluster_size))
     room = source.size // header.cluster_size  # tables that fit into the file
     seen = 0
-    for window in windows(source, header, header.l1_offset, first, last):
+    for window in windows(source, header, header.l1_offset, wanted):
         count = np.count_nonzero(window.tables)
         seen += int(count)
         if seen > room or len(np.unique(window.tables[window.tables != 0])) != count:
@@ -127,33 +127,38 @@ def require_readable(header: Qcow2, path: str) -> None:
                            path=path, offset=104, remedy="convert the image with the tool that wrote it")
 
 
-def windows(source: SourceFile, header: Qcow2, l1_offset: int, first: int, last: int) -> Iterator[Window]:
-    """The L2 tables of guest clusters [first, last), each proven to lie inside the file before it is read.
+def windows(source: SourceFile, header: Qcow2, l1_offset: int, clusters: range,
+            report: Callable[[CorruptError], None] | None = None) -> Iterator[Window]:  # fmt: skip
+    """The L2 tables of a range of guest clusters, each proven to lie inside the file before it is read.
 
     `l1_offset` is that of the active L1 table or of a snapshot's, which lies inside the file and has as many
-    entries as needed.
+    entries as needed. With `report`, wrong L1 entries are reported and then taken for empty ones.
 
     Raises:
         CorruptError: BAD_VALUE, OVERLAP, TRUNCATED, OUT_OF_FILE, with the offset of the L1 entry.
 
     """
     per_table = header.l2_entries
-    stop = ceil_div(last, per_table)
+    stop = ceil_div(clusters.stop, per_table)
     budget = max(1, WINDOW_ROWS // per_table)  # tables at once
-    for at in range(first // per_table, stop, WINDOW_ROWS):
+    for at in range(clusters.start // per_table, stop, WINDOW_ROWS):
         end = min(at + WINDOW_ROWS, stop)
         entries = read_table(source, l1_offset + 8 * at, end - at)
         for fault in l1_faults(header, source.size, entries):
             if fault.mask.any():
                 index = int(np.argmax(fault.mask))
-                raise _l1_error(header, l1_offset, at + index, int(entries[index]), fault).about(source.path)
+                error = _l1_error(header, l1_offset, at + index, int(entries[index]), fault).about(source.path)
+                if report is None:
+                    raise error
+                report(error)
+                entries[fault.mask] = 0
         tables = entries & np.uint64(OFFSET_MASK)
         there = np.flatnonzero(tables)
         # A slice ends before the table that would be one too many, or with the window.
         cuts = [0, *(int(cut) for cut in there[budget::budget]), end - at]
         for low, high in pairwise(cuts):
             if low < high:
-                yield _window(source, header, at + low, tables[low:high], range(first, last))
+                yield _window(source, header, at + low, tables[low:high], clusters)
 
 
 def _window(source: SourceFile, header: Qcow2, at: int, tables: U64, wanted: range) -> Window:
