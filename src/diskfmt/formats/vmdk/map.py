@@ -48,8 +48,10 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
     """
     vmdk = image.header
     assert isinstance(vmdk, Vmdk)  # noqa: S101 - narrows the type; a wrong header is a bug of the caller
+    if start >= stop:
+        return iter(())
     if vmdk.flat is not None:
-        return iter((_flat_rows(vmdk, files, start, stop),) if start < stop else ())
+        return iter((_flat_rows(vmdk, files, start, stop),))
     if vmdk.header is None or vmdk.descriptor is None:
         finding = first_error(image.findings)
         raise RefusedError(
