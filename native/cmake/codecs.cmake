@@ -30,6 +30,16 @@ dfmt_codec(LIBDEFLATE libdeflate 1.10)
 dfmt_codec(ISAL libisal 2.29)
 dfmt_codec(ZSTD libzstd 1.4.8)
 dfmt_codec(ZLIB zlib 1.2.11)
+# The headers of zlib come along with those of Python; pkg-config does not.
+if(zlib IN_LIST DFMT_MISSING AND NOT DISKFMT_NATIVE_DEPS STREQUAL "fetch-all")
+  find_package(ZLIB 1.2.11 QUIET)
+  if(ZLIB_FOUND)
+    set(DFMT_HAVE_ZLIB 1)
+    target_link_libraries(dfmt_codecs INTERFACE ZLIB::ZLIB)
+    list(APPEND DFMT_FOUND "zlib ${ZLIB_VERSION}")
+    list(REMOVE_ITEM DFMT_MISSING zlib)
+  endif()
+endif()
 
 # ---- the fallback: pinned sources ------------------------------------------------------------------------------------
 set(DFMT_FETCH ${DFMT_MISSING})
