@@ -99,7 +99,11 @@ def _claims(view: View, probes: Iterable[Probe]) -> tuple[Claim, ...]:
     """All claims, one for each name and place, sorted by place."""
     found = {(one.offset, one.name): one for probe in probes for one in probe(view)}
     names = {name for _, name in found}
-    hidden = {"bcachefs"} if "bcache" in names else set()
+    hidden = set()
+    if "bcache" in names:
+        hidden.add("bcachefs")  # which has the same identifier in the same place
+    if len(names) > 1:
+        hidden.add("comments")  # any other name says more
     return tuple(found[key] for key in sorted(found) if key[1] not in hidden)
 
 

@@ -15,10 +15,10 @@ _TEXT_LENGTH: Final = 64 << 10
 """Bytes of the head that are looked at as text."""
 _SIGNATURE: Final = re.compile(rb"disk[ \t_]?descriptor[ \t_]?file", re.IGNORECASE)
 _KEY: Final = re.compile(rb"(?:version|encoding|cid|parentcid|createtype)[ \t]*=", re.IGNORECASE)
-_LINE_END: Final = re.compile(rb"[\r\n\x0b\x0c]|\xc2\x85|\xe2\x80[\xa8\xa9]")
+_LINE_ENDS: Final = (re.compile(rb"\n"), re.compile(rb"[\r\n]"))
 _MISPLACED_AREA: Final = 64 << 10
 """Bytes of the tail that are searched for a VHD footer."""
-_BLANK: Final = b" \t"
+_BLANK: Final = b" \t\r\x0b\x0c"
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -65,29 +65,42 @@ def vmdk_text(view: View) -> Iterator[Claim]:
     """A text descriptor, whatever its encoding, line ends and leading comments (TM-408).
 
     Known by its signature comment, or by one of its keys in the first line that is not a comment: qemu takes
-    `version=` there for a descriptor too.
+    `version=` there for a descriptor too. A carriage return alone ends a line for some readers only, so both
+    readings are tried.
     """
-    head = view.at(0, _TEXT_LENGTH)
+    readings = [_describes(text, end) for text in _texts(view.at(0, _TEXT_LENGTH)) for end in _LINE_ENDS]
+    if any(readings):
+        yield claim(view, "vmdk", 0, "VMDK text descriptor")
+    elif None in readings:
+        yield claim(view, "comments", 0)
+
+
+def _texts(head: bytes) -> Iterator[bytes]:
+    """What the head says in each encoding that it could have, as ASCII or UTF-8."""
     for mark in _BYTE_ORDER_MARKS:
-        head = head.removeprefix(mark)
-    text = head.replace(b"\0", b"")  # UTF-16 and UTF-32 become what they encode
+        if head.startswith(mark):
+            yield head.removeprefix(mark).replace(b"\0", b"")
+    yield head.replace(b"\0", b"")
+    if b"\0" in head[:4] or head.startswith(_BYTE_ORDER_MARKS):  # the first character of a descriptor is ASCII
+        for codec in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+            yield head.decode(codec, "replace").removeprefix("\ufeff").encode("utf-8", "replace")
+
+
+def _describes(text: bytes, line_end: re.Pattern[bytes]) -> bool | None:
+    """Whether a text is a VMDK descriptor; None if it has only comments and does not say."""
     comments = False
     at = 0
     while at < len(text):
-        end = _LINE_END.search(text, at)
+        end = line_end.search(text, at)
         line = text[at : end.start() if end else len(text)].strip(_BLANK)
         at = end.end() if end else len(text)
         if line.startswith(b"#"):
             comments = True
             if _SIGNATURE.search(line):
-                yield claim(view, "vmdk", 0, "VMDK text descriptor")
-                return
+                return True
         elif line:
-            if _KEY.match(line):
-                yield claim(view, "vmdk", 0, "VMDK text descriptor without its signature")
-            return
-    if comments:
-        yield claim(view, "comments", 0)
+            return _KEY.match(line) is not None
+    return None if comments else False
 
 
 def vmdk_footer(view: View) -> Iterator[Claim]:
