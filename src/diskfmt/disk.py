@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from diskfmt import engine
 from diskfmt.errors import (
@@ -282,14 +282,14 @@ class _Audit:
                 )
 
     @staticmethod
-    def _complain(row: object, reason: Reason, message: str) -> None:
+    def _complain(row: Any, reason: Reason, message: str) -> NoReturn:
         raise CorruptError(
             message,
             reason=reason,
-            offset=int(row["host_off"]),  # type: ignore[index]
+            offset=int(row["host_off"]),
             guest_offset=int(row["guest_off"]),
             remedy="copy the image again, or repair it with its own tool",
-        )  # type: ignore[index]
+        )
 
 
 def open_disk(path: str, *, format: str | None = None, follow: str | None = None) -> Disk:

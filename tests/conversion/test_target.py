@@ -10,7 +10,7 @@ from diskfmt.errors import UsageError
     ("text", "format", "subformat"),
     [
         ("raw", "raw", "raw"),
-        ("QCOW2", "qcow2", "qcow2"),
+        ("QCOW2", "qcow2", "v3"),
         ("vpc", "vhd", "dynamic"),
         ("vhd:FIXED", "vhd", "fixed"),
         ("vmdk", "vmdk", "monolithicSparse"),
