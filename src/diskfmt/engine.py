@@ -226,19 +226,22 @@ def read_rows(fds: Sequence[int], paths: Sequence[str], rows: "Rows", start: int
 
     """
     err = ffi.new("dfmt_error *")
-    view = ffi.from_buffer("uint8_t[]", out, require_writable=True)
     handles = ffi.new("int[]", list(fds))
-    if lib.dfmt_read(
-        system().table,
-        handles,
-        len(fds),
-        ffi.from_buffer("dfmt_row[]", rows),
-        len(rows),
-        start,
-        len(view),
-        view,
-        err,
-    ):
+    # Released before an exception can keep this frame: a memoryview whose buffer is still lent out when the garbage
+    # collector clears it crashes the interpreter (CPython 3.11).
+    with ffi.from_buffer("uint8_t[]", out, require_writable=True) as view:
+        failed = lib.dfmt_read(
+            system().table,
+            handles,
+            len(fds),
+            ffi.from_buffer("dfmt_row[]", rows),
+            len(rows),
+            start,
+            len(view),
+            view,
+            err,
+        )
+    if failed:
         _raise(err, paths, None)
 
 
