@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str], console: Console, interrupts: Interrupts) -> int:
+    if words == ["--version"]:
+        return _version(console)
     from diskfmt.cli import arguments
     from diskfmt.cli.session import Session
 
@@ -50,6 +52,7 @@ def _dispatch(words: list[str], console: Console, interrupts: Interrupts) -> int
     options = arguments.parse(words)
     if options.version:
         return _version(console)
+    console.json = options.output == "json"
     session = Session(console=console, interrupts=interrupts)
     command = import_module(f"diskfmt.cli.commands.{options.command}")
     code: int = command.run(options, session)

@@ -39,9 +39,9 @@ def info_lines(info: ImageInfo, paint: Paint) -> Iterator[str]:
     if info.cluster_size is not None:
         rows.append(("cluster size", size_text(info.cluster_size)))
     rows += [(_label(key), value_text(value)) for key, value in info.extra.items() if not isinstance(value, Mapping)]
-    rows += [("evidence", escape(text)) for text in info.evidence]
+    rows += [("" if index else "evidence", escape(text)) for index, text in enumerate(info.evidence)]
     width = max(len(label) for label, _ in rows) + 2
-    yield from (f"{label + ':':<{width}}{value}" for label, value in rows)
+    yield from (f"{label + ':' if label else '':<{width}}{value}".rstrip() for label, value in rows)
     for key, value in info.extra.items():
         if isinstance(value, Mapping):
             yield f"{_label(key)}:"
@@ -75,7 +75,7 @@ def nested_lines(value: Mapping[str, object], depth: int = 1) -> Iterator[str]:
         label = _label(key)
         parts = _parts(item)
         if parts is None or depth == _DEPTH:
-            yield f"{indent}{label}: {value_text(item)}"
+            yield f"{indent}{label}: {value_text(item)}".rstrip()
             continue
         if not parts:
             continue
