@@ -14,7 +14,7 @@ import pytest
 from builders import raw as build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images import Corpus, corpus_ids
+from images import PROJECT, Corpus, corpus_ids
 
 from diskfmt.errors import CorruptError, Reason, RefusedError, Severity, UsageError
 from diskfmt.formats.detect import HEAD_LENGTH, TAIL_LENGTH, Identification, identify, nested_claims
@@ -449,3 +449,8 @@ def test_corpus_sample_is_named(corpus: Corpus, case: str) -> None:
     word = {"hpt37x": "hpt_raid", "lsi": "lsi_raid", "nvidia": "nvidia_raid", "via": "via_raid"}.get(word, word)
     with SourceFile(corpus.path(case)) as source:
         assert kinds.get(word, word) in names(identify(source))
+
+
+def test_page_lists_everything_that_is_recognised() -> None:
+    page = " ".join((PROJECT / "docs" / "detection.md").read_text().split())
+    assert [known.title for known in KNOWN.values() if known.title not in page] == []
