@@ -11,9 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export JOBS
 export PATH := $(BIN):$(subst $(BIN):,,$(PATH))
-# An editable install asks CMake at each import whether C files changed. Here make has already seen to that.
-EDITABLE := $(CURDIR)/build/editable
-SKIP_REBUILD = SKBUILD_EDITABLE_SKIP="$$(echo $(EDITABLE)/*)"
+# An editable install asks CMake in each process whether C files changed. Here make has already seen to that.
+export DISKFMT_NO_REBUILD := 1
 
 NATIVE := $(shell find native \( -name '*.c' -o -name '*.h' -o -name '*.cmake' -o -name '*.txt' -o -name '*.py' \) \
             -not -path 'native/tests/*' -not -path 'native/fuzz/*')
@@ -54,6 +53,7 @@ $(STAMP): pyproject.toml $(NATIVE) | $(BIN)/python
 	@echo 'diskfmt: building and installing into $(VENV)'
 	@$(BIN)/python -m pip install -qq 'scikit-build-core>=0.11' 'cffi>=2.0' $(call lacks,cmake,cmake) $(call lacks,ninja,ninja)
 	@$(BIN)/python -m pip install -qq --no-build-isolation $(NO_REBUILD) -e .
+	@cp tools/no_rebuild.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/"
 	@touch $@
 
 $(TOOLS): pyproject.toml | $(STAMP)
@@ -69,14 +69,14 @@ install: $(STAMP)
 .PHONY: demo
 demo: $(STAMP)
 	@tools/sysdeps.sh demo
-	@$(SKIP_REBUILD) $(BIN)/python tools/demo.py $(IMAGE)
+	@$(BIN)/python tools/demo.py $(IMAGE)
 
 .PHONY: test
 test: $(STAMP) $(TOOLS)
 	@tools/sysdeps.sh test
 	@$(MAKE) --no-print-directory lint test-c sanitize-c
 	@echo '== python tests'
-	@$(SKIP_REBUILD) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' $(PYTEST)
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' $(PYTEST)
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ lint: $(TOOLS)
 	@echo '== mypy'
 	@$(BIN)/mypy
 	@echo '== layers'
-	@$(SKIP_REBUILD) $(BIN)/lint-imports --no-logo 2>/dev/null || $(SKIP_REBUILD) $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 .PHONY: test-c
 test-c: $(STAMP)
@@ -111,7 +111,7 @@ sanitize: $(TOOLS) sanitize-c
 
 .PHONY: test-slow
 test-slow: $(STAMP) $(TOOLS)
-	@$(SKIP_REBUILD) $(BIN)/python -m pytest -q -m slow --timeout 1800 $(PYTEST)
+	@$(BIN)/python -m pytest -q -m slow --timeout 1800 $(PYTEST)
 
 .PHONY: fuzz
 TIME ?= 60
@@ -122,12 +122,12 @@ fuzz: $(STAMP)
 .PHONY: bench
 bench: $(STAMP) $(TOOLS)
 	@tools/sysdeps.sh test
-	@$(SKIP_REBUILD) $(BIN)/python -m benchmarks $(BENCH)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 .PHONY: boot
 boot: $(STAMP) $(TOOLS)
 	@tools/sysdeps.sh boot
-	@$(SKIP_REBUILD) $(BIN)/python -m pytest -q -s --timeout 3600 tests/boot
+	@$(BIN)/python -m pytest -q -s --timeout 3600 tests/boot
 
 .PHONY: chroot-test
 chroot-test:
@@ -141,7 +141,7 @@ wheel: $(STAMP)
 
 .PHONY: test-wheel
 test-wheel: $(TOOLS) wheel
-	@DISKFMT_WHEEL="$$(ls -t dist/*.whl | head -1)" $(SKIP_REBUILD) $(BIN)/python -m pytest -q tests/packaging
+	@DISKFMT_WHEEL="$$(ls -t dist/*.whl | head -1)" $(BIN)/python -m pytest -q tests/packaging
 
 .PHONY: clean
 clean:
