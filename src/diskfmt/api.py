@@ -98,16 +98,16 @@ def check(path: Path, *, format: str | None = None, deep: bool = False, follow: 
         DiskfmtError: the file cannot be read, or is no image.
 
     """
-    from diskfmt.readiness.check import check_disk
+    from diskfmt.readiness.gate import assess
 
     with open_disk(path, format=format, follow=follow) as disk:
-        findings, statistics = check_disk(disk, deep=deep)
+        assessment = assess(disk, deep=deep)
         return CheckReport(
             filename=disk.path,
             format=disk.image.format,
             subformat=disk.image.subformat,
-            findings=findings,
-            statistics=statistics,
+            findings=assessment.findings,
+            statistics=assessment.statistics,
             deep=deep,
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from diskfmt.errors import Finding, InUseError, NotReadyError, Reason, Severity, UsageError, error_from
+from diskfmt.formats.base import Statistics
 from diskfmt.stores.source import Identity
 
 # What a user may decide to overrule. Everything else means that the right bytes are not known.
@@ -30,12 +31,16 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
-    """What the gate found, bound to the identities of the files. `totals` is None where the map could not be walked."""
+    """What the gate found, bound to the identities of the files.
+
+    `totals` and `statistics` (what the format's check counted) are None where the map could not be walked.
+    """
 
     path: str
     identities: tuple[Identity, ...]
     findings: tuple[Finding, ...]
     totals: Totals | None
+    statistics: Statistics | None = None
 
     @property
     def blockers(self) -> tuple[Finding, ...]:

@@ -13,7 +13,7 @@ The package's `__init__` holds one `Format` record and imports map, layout and c
 No format imports another one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -165,5 +165,5 @@ class Format:
     options: Mapping[str, str]
     open: Callable[[SourceFile], Image]
     extents: Callable[[Image, Sequence[SourceFile], int, int], "Iterator[Rows]"]
-    check: Callable[[Image, Sequence[SourceFile], bool], Iterator[Finding]]
+    check: Callable[[Image, Sequence[SourceFile], bool], Generator[Finding, None, Statistics]]
     layout: Callable[[Request], Layout]

@@ -3,40 +3,63 @@
 It runs before every conversion. Nothing here raises for what an image contains: a check that stops becomes a finding.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
-from diskfmt import engine
+from diskfmt import engine, extents
 from diskfmt.clearance import Assessment, Totals
 from diskfmt.disk import Disk, not_opened
 from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, first_error
+from diskfmt.formats.base import Statistics
 from diskfmt.formats.detect import nested_claims
 from diskfmt.kinds import Codec, Kind
-from diskfmt.units import KIB
+from diskfmt.units import KIB, MIB
 
 NESTED_AREA: Final = 64 * KIB
 """Bytes at both ends of the guest's disk that are looked at for an image inside the image."""
 
+_DEEP_BLOCK: Final = 4 * MIB
 
-def assess(disk: Disk, *, progress: Callable[[int], None] | None = None) -> Assessment:
-    """What keeps the disk from being converted, and what is doubtful about it.
+
+def assess(disk: Disk, *, deep: bool = False, progress: Callable[[int], None] | None = None) -> Assessment:
+    """What keeps the disk from being converted, and what is doubtful about it; each finding once.
 
     Looks at identification and header, whether somebody writes to the file (TM-1101), the whole map (TM-805), the
-    codecs that it needs, and what the guest's first and last bytes look like (TM-405). `progress` is told the guest
-    bytes whose map was walked.
+    codecs that it needs, what the format's own check says, and what the guest's first and last bytes look like
+    (TM-405). `deep` makes the format's check thorough and decodes every frame. `progress` is told the guest bytes
+    whose map was walked.
     """
     findings = [*disk.findings, *map(not_opened, disk.missing)]
     readable = first_error(findings) is None
     findings += (finding for file in disk.files if (finding := file.in_use()) is not None)
-    totals = None
+    totals = statistics = None
     if readable:
         try:
             totals, codecs = _walk(disk, progress)
+            statistics = _collect(disk.format.check(disk.image, disk.files, deep), findings)
             findings += (_missing_codec(codec) for codec in sorted(codecs) if not engine.can_decode(codec))
             findings += _nested(disk)
+            if deep and first_error(findings) is None:
+                findings += _decode_all(disk)
         except DiskfmtError as error:
             findings.append(finding_from(error))
-    return Assessment(path=disk.path, identities=disk.identities, findings=tuple(findings), totals=totals)
+    return Assessment(
+        path=disk.path,
+        identities=disk.identities,
+        findings=tuple(dict.fromkeys(findings)),
+        totals=totals,
+        statistics=statistics,
+    )
+
+
+def _collect(check: Generator[Finding, None, Statistics], findings: list[Finding]) -> Statistics:
+    """What a check returns; what it yields goes to `findings`."""
+    while True:
+        try:
+            findings.append(next(check))
+        except StopIteration as end:
+            statistics: Statistics = end.value
+            return statistics
 
 
 def finding_from(error: DiskfmtError) -> Finding:
@@ -88,3 +111,16 @@ def _nested(disk: Disk) -> Iterator[Finding]:
             message=f"the guest's disk looks like a {claim.name} image itself: the next tool may take it for one",
             remedy="if that is meant, give --waive NESTED_FORMAT",
         )
+
+
+def _decode_all(disk: Disk) -> Iterator[Finding]:
+    """One finding for each block of the disk in which a frame does not decode."""
+    for rows in extents.chunks(disk.extents(), unit=_DEEP_BLOCK, max_units=1):
+        if not (rows["kind"] == Kind.ENCODED).any():
+            continue
+        start = int(rows[0]["guest_off"])
+        stop = int(rows[-1]["guest_off"]) + int(rows[-1]["length"])
+        try:
+            disk.read_into(start, bytearray(stop - start))
+        except DiskfmtError as error:
+            yield finding_from(error)
