@@ -1,6 +1,7 @@
 """Every command on real images, against qemu-img where it has the same thing."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -81,10 +82,10 @@ def test_info_shows_findings_and_references_with_remedy(cli, tmp_path, qemu_img)
 def test_map_json_equals_qemu_img(cli, image, qemu_img):
     theirs = qemu_json(qemu_img, "map", "--output=json", image)
     ours = json.loads(cli("map", "--output", "json", image).out)
-    # "compressed" is known to qemu-img since version 8.2
-    assert [{key: row.get(key) for key in theirs[0]} for row in ours] == [
-        {key: row.get(key) for key in theirs[0]} for row in theirs
-    ]
+    # "compressed" is known to qemu-img since version 8.2. It calls the blocks that a VHD does not store present,
+    # although a differencing VHD takes such blocks from its parent.
+    keys = ("start", "length", "depth", "zero", "data", "offset", *(() if image.suffix == ".vpc" else ("present",)))
+    assert [[row.get(key) for key in keys] for row in ours] == [[row.get(key) for key in keys] for row in theirs]
     assert all(row["compressed"] == (row["data"] and "offset" not in row) for row in ours)
 
 
@@ -176,7 +177,8 @@ def test_convert_tells_warnings_on_stderr(cli, tmp_path):
     odd.write_bytes(b"x" * 1000)
     ran = cli("convert", "-f", "raw", "-O", "qcow2", odd, tmp_path / "o.qcow2")
     assert ran.code == 0
-    assert ran.message.startswith(f"diskfmt: warning: {odd}: ")
+    assert all(line.startswith(f"diskfmt: warning: {odd}: ") for line in ran.err.splitlines())
+    assert "24 zero bytes were appended" in ran.err
 
 
 def test_convert_existing_target_is_kept_without_force(cli, raw, tmp_path):
@@ -191,7 +193,7 @@ def test_convert_existing_target_is_kept_without_force(cli, raw, tmp_path):
 
 def test_convert_nested_image_needs_a_waiver(cli, made, tmp_path):
     inner = made("qcow2")
-    inner.open("ab").write(bytes(-inner.stat().st_size % 512))
+    os.truncate(inner, -(-inner.stat().st_size // 512) * 512)
     outer, target = tmp_path / "outer.vhd", tmp_path / "t.qcow2"
     subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on", inner, outer], check=True)
     ran = cli("convert", "-O", "qcow2", outer, target)

@@ -153,7 +153,8 @@ def test_bar_is_drawn_on_a_terminal_and_gone_at_the_end(raw, tmp_path):
 @pytest.mark.parametrize("mode, term", [("auto", "dumb"), ("none", "xterm")])
 def test_no_bar_where_none_is_wanted(raw, tmp_path, mode, term):
     words = program("convert", "-O", "qcow2", "--progress", mode, raw, tmp_path / "o.qcow2")
-    assert run_on_terminal(words, TERM=term)[2] == ""
+    code, _, shown = run_on_terminal(words, TERM=term)
+    assert (code, shown) == (0, "")
 
 
 @pytest.mark.parametrize("env, coloured", [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
