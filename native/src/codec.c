@@ -131,6 +131,16 @@ static int inflate_frame(dfmt_decoder *decoder, bool wrapped, const uint8_t *in,
 #endif
 
 #if HAVE_ZSTD
+/* Frames of today's format, or skippable ones. A libzstd may also know the formats of its first years, whose
+ * decoders nobody tests any more; no disk image holds them. */
+static bool is_zstd_frame(const uint8_t *in, size_t in_len)
+{
+    if (in_len < 4)
+        return false;
+    uint32_t magic = in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+    return magic == ZSTD_MAGICNUMBER || (magic & 0xfffffff0U) == ZSTD_MAGIC_SKIPPABLE_START;
+}
+
 /* A unit may be several frames, and bytes that belong to no frame may follow the last one. */
 static int unzstd_frames(dfmt_decoder *decoder, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
 {
@@ -139,7 +149,7 @@ static int unzstd_frames(dfmt_decoder *decoder, const uint8_t *in, size_t in_len
     if (decoder->zstd == NULL)
         return DFMT_E_NOMEM;
     while (out_len > 0) {
-        size_t frame = ZSTD_findFrameCompressedSize(in, in_len);
+        size_t frame = is_zstd_frame(in, in_len) ? ZSTD_findFrameCompressedSize(in, in_len) : 0;
         if (ZSTD_isError(frame) || frame == 0)
             return DFMT_E_DATA;
         size_t made = ZSTD_decompressDCtx(decoder->zstd, out, out_len, in, frame);
@@ -264,11 +274,12 @@ static bool deflate_open(dfmt_encoder *encoder)
     return false;
 }
 
-dfmt_encoder *dfmt_encoder_new(const dfmt_io *io, int codec, int level, int window_bits)
+int dfmt_encoder_new(const dfmt_io *io, int codec, int level, int window_bits, dfmt_encoder **made)
 {
+    *made = NULL;
     dfmt_encoder *encoder = io->malloc(io->ctx, sizeof(*encoder));
     if (encoder == NULL)
-        return NULL;
+        return DFMT_E_NOMEM;
     memset(encoder, 0, sizeof(*encoder));
     encoder->codec = codec;
     encoder->level = level;
@@ -284,10 +295,12 @@ dfmt_encoder *dfmt_encoder_new(const dfmt_io *io, int codec, int level, int wind
                                                     level == 0 ? ZSTD_CLEVEL_DEFAULT : level));
     }
 #endif
-    if (open)
-        return encoder;
+    if (open) {
+        *made = encoder;
+        return DFMT_OK;
+    }
     dfmt_encoder_free(io, encoder);
-    return NULL;
+    return DFMT_E_CODEC;
 }
 
 void dfmt_encoder_free(const dfmt_io *io, dfmt_encoder *encoder)
@@ -359,9 +372,10 @@ int dfmt_decode(int codec, const uint8_t *in, size_t in_len, uint8_t *out, size_
 int dfmt_encode(int codec, int level, int window_bits, const uint8_t *in, size_t in_len, uint8_t *out, size_t *out_len,
                 dfmt_error *err)
 {
-    dfmt_encoder *encoder = dfmt_encoder_new(dfmt_io_posix(), codec, level, window_bits);
-    if (encoder == NULL)
-        return dfmt_fail(err, DFMT_E_CODEC, 0, 0, 0, 0);
+    dfmt_encoder *encoder;
+    int code = dfmt_encoder_new(dfmt_io_posix(), codec, level, window_bits, &encoder);
+    if (code != DFMT_OK)
+        return dfmt_fail(err, code, 0, 0, 0, 0);
     size_t made = dfmt_encoder_run(encoder, in, in_len, out, *out_len);
     dfmt_encoder_free(dfmt_io_posix(), encoder);
     if (made == 0)
@@ -380,9 +394,10 @@ int dfmt_can_encode(int codec, int level, int window_bits)
 {
     if (codec == DFMT_NONE)
         return 1;
-    dfmt_encoder *encoder = dfmt_encoder_new(dfmt_io_posix(), codec, level, window_bits);
+    dfmt_encoder *encoder;
+    int code = dfmt_encoder_new(dfmt_io_posix(), codec, level, window_bits, &encoder);
     dfmt_encoder_free(dfmt_io_posix(), encoder);
-    return encoder != NULL;
+    return code == DFMT_OK;
 }
 
 uint32_t dfmt_crc32(const uint8_t *data, size_t length)

@@ -24,8 +24,10 @@
 #define MARKER 12
 #define MAX_THREADS 64
 #define MAX_UNIT (UINT64_C(256) << 20)
+#define RING_MEMORY (UINT64_C(128) << 20) /* the slots stay below, whatever the number of threads */
 #define PREALLOCATE (UINT64_C(64) << 20)
 #define NO_UNIT UINT64_MAX
+#define MAX_OFFSET (UINT64_C(1) << 62) /* sums of a few of them do not wrap around */
 
 enum slot_state { FREE, BUSY, READY, PLACED, WRITING };
 
@@ -66,6 +68,7 @@ struct dfmt_copy {
     size_t row_count;
     uint64_t start, stop;
     uint64_t batch; /* guest bytes of a batch: a power of two */
+    uint64_t done;  /* where the last run ended */
     uint64_t *places, *stored;
 
     /* Under the lock. */
@@ -197,23 +200,22 @@ static void place_part(dfmt_copy *copy, part *part, uint64_t unit_index)
 
 /* Ask for the blocks of what is written next: fresh pages of an allocated range cost half. Only an optimisation:
  * a file system that cannot, or has no room for the reserve, is written without. */
-static int preallocate(dfmt_copy *copy, slot *s)
+static void preallocate(dfmt_copy *copy, slot *s)
 {
     if (!copy->preallocates || copy->end <= copy->allocated)
-        return DFMT_OK;
+        return;
     uint64_t from = copy->allocated;
     uint64_t length = dfmt_max(copy->end - from, PREALLOCATE);
     if (copy->io->fallocate(copy->io->ctx, copy->target, FALLOC_FL_KEEP_SIZE, from, length) == 0) {
         copy->allocated = from + length;
-        return DFMT_OK;
+        return;
     }
     if (errno == EINTR)
-        return DFMT_OK; /* the next batch asks again */
+        return; /* the next batch asks again */
     copy->preallocates = false;
-    if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL || errno == ENOSPC || errno == EFBIG ||
-        errno == EDQUOT)
-        return DFMT_OK;
-    return dfmt_fail(&s->error, DFMT_E_WRITE, errno, from, s->start, DFMT_TARGET);
+    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL && errno != ENOSPC && errno != EFBIG &&
+        errno != EDQUOT)
+        dfmt_fail(&s->error, DFMT_E_WRITE, errno, from, s->start, DFMT_TARGET);
 }
 
 /* splitmix64's finaliser: every input bit reaches every output bit. */
@@ -241,8 +243,8 @@ static void place(dfmt_copy *copy, slot *s)
         else
             place_part(copy, &s->parts[i], at / copy->p.unit);
     }
-    if (any && preallocate(copy, s) != DFMT_OK)
-        copy->failed = true;
+    if (any)
+        preallocate(copy, s);
     s->state = any && s->error.code == DFMT_OK ? PLACED : FREE;
     if (s->state == FREE)
         atomic_fetch_add_explicit(&copy->progress, s->stored, memory_order_relaxed);
@@ -397,25 +399,6 @@ static bool any_busy(const dfmt_copy *copy)
     return false;
 }
 
-/* Hand out places to all slots whose turn it is. */
-static void take_turns(dfmt_copy *copy)
-{
-    for (bool moved = true; moved;) {
-        moved = false;
-        for (size_t i = 0; i < copy->slot_count; i++) {
-            slot *s = &copy->slots[i];
-            if (s->state == READY && s->ticket == copy->turn) {
-                copy->turn++;
-                if (copy->failed)
-                    s->state = FREE;
-                else
-                    place(copy, s);
-                moved = true;
-            }
-        }
-    }
-}
-
 /* Failed slots keep their error and leave the ring; the lowest ticket speaks for the run. */
 static void fail_slot(dfmt_copy *copy, slot *s, dfmt_error *first, uint64_t *first_ticket)
 {
@@ -423,6 +406,28 @@ static void fail_slot(dfmt_copy *copy, slot *s, dfmt_error *first, uint64_t *fir
     if (s->ticket < *first_ticket) {
         *first_ticket = s->ticket;
         *first = s->error;
+    }
+}
+
+/* Hand out places to all slots whose turn it is, whoever filled them. */
+static void take_turns(dfmt_copy *copy, dfmt_error *first, uint64_t *first_ticket)
+{
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (size_t i = 0; i < copy->slot_count; i++) {
+            slot *s = &copy->slots[i];
+            if (s->state == READY && s->ticket == copy->turn) {
+                copy->turn++;
+                moved = true;
+                if (copy->failed) {
+                    s->state = FREE;
+                    continue;
+                }
+                place(copy, s);
+                if (s->error.code != DFMT_OK)
+                    fail_slot(copy, s, first, first_ticket);
+            }
+        }
     }
 }
 
@@ -446,6 +451,7 @@ static void *work(void *argument)
             copy->failed = true;
             dfmt_fail(&w->error, DFMT_E_CANCELLED, 0, 0, copy->position, 0);
             w->error_ticket = copy->next_ticket;
+            pthread_cond_broadcast(&copy->changed);
         }
         slot *s = copy->failed ? NULL : find(copy, PLACED);
         if (s != NULL) {
@@ -474,9 +480,7 @@ static void *work(void *argument)
             s->state = READY;
             if (code != DFMT_OK)
                 fail_slot(copy, s, &w->error, &w->error_ticket);
-            take_turns(copy);
-            if (s->error.code != DFMT_OK && code == DFMT_OK)
-                fail_slot(copy, s, &w->error, &w->error_ticket);
+            take_turns(copy, &w->error, &w->error_ticket);
             pthread_cond_broadcast(&copy->changed);
             continue;
         }
@@ -513,15 +517,16 @@ static int make_slots(dfmt_copy *copy, uint64_t batch)
     free_slots(copy);
     copy->batch = batch;
     const dfmt_io *io = copy->io;
-    size_t count = 2 * (size_t)copy->threads + 1;
+    uint64_t parts = batch / part_size(copy);
+    uint64_t pieces = batch / PIECE;
+    uint64_t room = dfmt_encode_bound((int)copy->p.codec, copy->p.unit) + MARKER + copy->p.frame_align;
+    uint64_t each = batch + (is_encoding(copy) ? parts * room : 0);
+    size_t count = dfmt_max(2, dfmt_min(2 * (uint64_t)copy->threads + 1, RING_MEMORY / each));
     copy->slots = io->malloc(io->ctx, count * sizeof(slot));
     if (copy->slots == NULL)
         return DFMT_E_NOMEM;
     memset(copy->slots, 0, count * sizeof(slot));
     copy->slot_count = count;
-    uint64_t parts = batch / part_size(copy);
-    uint64_t pieces = batch / PIECE;
-    uint64_t room = dfmt_encode_bound((int)copy->p.codec, copy->p.unit) + MARKER + copy->p.frame_align;
     for (size_t i = 0; i < count; i++) {
         slot *s = &copy->slots[i];
         s->data = io->malloc(io->ctx, batch);
@@ -551,12 +556,17 @@ static uint64_t batch_size(const dfmt_copy *copy, const dfmt_row *rows, size_t c
 
 static bool is_power_of_two(uint64_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
-static bool placement_makes_sense(const dfmt_placement *p)
+static bool placement_makes_sense(const dfmt_placement *p, uint64_t end)
 {
     if (!is_power_of_two(p->unit) || p->unit < 512 || p->unit > MAX_UNIT || !is_power_of_two(p->align) ||
         !is_power_of_two(p->frame_align) || p->prefix_len > p->unit || p->prefix_byte > 255)
         return false;
-    if (p->codec != DFMT_NONE && (p->unit > DFMT_MAX_FRAME || p->fixed || p->prefix_len != 0))
+    if (p->codec != DFMT_NONE &&
+        (p->unit > DFMT_MAX_FRAME || p->fixed || p->prefix_len != 0 || p->frame_align > p->unit))
+        return false;
+    if (p->guest_size > MAX_OFFSET || p->base > MAX_OFFSET || end > MAX_OFFSET)
+        return false;
+    if (!p->fixed && end == 0) /* a place of 0 says "not stored" */
         return false;
     return !p->fingerprint || p->unit >= PIECE;
 }
@@ -564,7 +574,7 @@ static bool placement_makes_sense(const dfmt_placement *p)
 dfmt_copy *dfmt_copy_new(const dfmt_io *io, const int *fds, size_t fd_count, int target_fd,
                          const dfmt_placement *placement, uint64_t end, int threads)
 {
-    if (threads < 1 || threads > MAX_THREADS || !placement_makes_sense(placement))
+    if (threads < 1 || threads > MAX_THREADS || !placement_makes_sense(placement, end))
         return NULL;
     dfmt_copy *copy = io->malloc(io->ctx, sizeof(*copy));
     if (copy == NULL)
@@ -612,15 +622,13 @@ static int run_workers(dfmt_copy *copy, worker *workers, dfmt_error *err)
         w->copy = copy;
         w->error_ticket = UINT64_MAX;
         code = dfmt_reader_init(&w->reader, copy->io, copy->fds, copy->fd_count, &copy->cancelled);
-        if (code == DFMT_OK && is_encoding(copy)) {
-            w->encoder = dfmt_encoder_new(copy->io, (int)copy->p.codec, copy->p.level, (int)copy->p.window_bits);
-            if (w->encoder == NULL)
-                code = DFMT_E_CODEC;
-        }
+        if (code == DFMT_OK && is_encoding(copy))
+            code = dfmt_encoder_new(copy->io, (int)copy->p.codec, copy->p.level, (int)copy->p.window_bits,
+                                    &w->encoder);
     }
     if (code == DFMT_OK) {
         /* A thread that cannot start is not missed: the others do its work. */
-        for (int i = 1; i < copy->threads; i++)
+        for (int i = 1; i < copy->threads && (size_t)i < copy->slot_count; i++)
             workers[i].running = pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0;
         work(&workers[0]);
         for (int i = 1; i < copy->threads; i++)
@@ -655,7 +663,7 @@ int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint6
     copy->start = rows[0].guest_off;
     copy->stop = rows[row_count - 1].guest_off + rows[row_count - 1].length;
     uint64_t span = copy->stop - copy->start;
-    if (copy->start % copy->p.unit != 0 || copy->stop > copy->p.guest_size ||
+    if (copy->start % copy->p.unit != 0 || copy->start < copy->done || copy->stop > copy->p.guest_size ||
         (!copy->p.fixed && (places == NULL || stored == NULL || units != (span + copy->p.unit - 1) / copy->p.unit)))
         return dfmt_fail(err, DFMT_E_ARG, 0, 0, copy->start, 0);
     if (make_slots(copy, batch_size(copy, rows, row_count)) != DFMT_OK)
@@ -664,6 +672,7 @@ int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint6
         memset(places, 0, units * sizeof(*places));
         memset(stored, 0, units * sizeof(*stored));
     }
+    copy->done = copy->stop;
     copy->rows = rows;
     copy->row_count = row_count;
     copy->places = places;
@@ -685,7 +694,7 @@ uint64_t dfmt_copy_end(const dfmt_copy *copy)
 
 int dfmt_copy_set_end(dfmt_copy *copy, uint64_t end)
 {
-    if (end < copy->end)
+    if (end < copy->end || end > MAX_OFFSET)
         return DFMT_E_ARG;
     copy->end = end;
     return DFMT_OK;

@@ -3,7 +3,6 @@
 
 /* Frames lie close together: this much of the file is read at once for them. */
 #define SPAN (UINT64_C(1) << 20)
-#define NO_FRAME UINT64_MAX
 
 int dfmt_rows_check(const dfmt_row *rows, size_t count, size_t fd_count, dfmt_error *err)
 {
@@ -32,8 +31,7 @@ int dfmt_rows_check(const dfmt_row *rows, size_t count, size_t fd_count, dfmt_er
 int dfmt_reader_init(dfmt_reader *reader, const dfmt_io *io, const int *fds, size_t fd_count,
                      const atomic_int *cancelled)
 {
-    *reader = (dfmt_reader){
-        .io = io, .fds = fds, .fd_count = fd_count, .cancelled = cancelled, .frame_at = NO_FRAME};
+    *reader = (dfmt_reader){.io = io, .fds = fds, .fd_count = fd_count, .cancelled = cancelled};
     reader->decoder = dfmt_decoder_new(io);
     return reader->decoder != NULL ? DFMT_OK : DFMT_E_NOMEM;
 }
@@ -78,13 +76,27 @@ static int load_frames(dfmt_reader *reader, const dfmt_row *rows, size_t count, 
     size_t length = end - row->host_off;
     if (reserve(reader->io, &reader->in, &reader->in_room, dfmt_max(length, SPAN)) != DFMT_OK)
         return dfmt_fail(err, DFMT_E_NOMEM, 0, 0, row->guest_off, row->file_id);
-    int code = dfmt_pread(reader->io, reader->fds[row->file_id], reader->in, length, row->host_off, err);
+    int fd = reader->fds[row->file_id];
+    int code = dfmt_pread(reader->io, fd, reader->in, length, row->host_off, err);
+    if (code != DFMT_OK && length > row->host_len) {
+        /* What failed may be a later frame, or a gap that nobody needs: this row speaks only for its own bytes. */
+        length = row->host_len;
+        code = dfmt_pread(reader->io, fd, reader->in, length, row->host_off, err);
+    }
     if (code != DFMT_OK)
         return code;
     reader->in_start = row->host_off;
     reader->in_len = length;
     reader->in_file = row->file_id;
     return DFMT_OK;
+}
+
+/* Rows are of the same frame only if all that describes it is equal: a hostile table may name one offset with
+ * several lengths. */
+static bool same_frame(const dfmt_row *a, const dfmt_row *b)
+{
+    return a->host_off == b->host_off && a->host_len == b->host_len && a->frame_len == b->frame_len &&
+           a->file_id == b->file_id && a->codec == b->codec;
 }
 
 static int decode_row(dfmt_reader *reader, const dfmt_row *row, uint64_t skip, uint64_t length, uint8_t *out,
@@ -97,15 +109,13 @@ static int decode_row(dfmt_reader *reader, const dfmt_row *row, uint64_t skip, u
         code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, out, row->frame_len);
     } else {
         code = DFMT_OK;
-        if (reader->frame_at != row->host_off || reader->frame_file != row->file_id) {
-            reader->frame_at = NO_FRAME;
+        if (!same_frame(&reader->frame_of, row)) {
+            reader->frame_of.frame_len = 0;
             code = reserve(reader->io, &reader->frame, &reader->frame_room, row->frame_len);
             if (code == DFMT_OK)
                 code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, reader->frame, row->frame_len);
-            if (code == DFMT_OK) {
-                reader->frame_at = row->host_off;
-                reader->frame_file = row->file_id;
-            }
+            if (code == DFMT_OK)
+                reader->frame_of = *row;
         }
         if (code == DFMT_OK)
             memcpy(out, reader->frame + in_frame, length);
@@ -141,6 +151,8 @@ int dfmt_fill(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t fi
         if (code != DFMT_OK) {
             if (err != NULL) { /* the file layer knows neither of these */
                 err->guest_off = at;
+                if (row->kind == DFMT_DATA)
+                    err->guest_off += err->host_off - (row->host_off + skip);
                 err->file_id = row->file_id;
             }
             return code;

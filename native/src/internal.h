@@ -42,8 +42,8 @@ void dfmt_decoder_free(const dfmt_io *io, dfmt_decoder *decoder);
 /* DFMT_OK, DFMT_E_DATA, DFMT_E_CODEC or DFMT_E_NOMEM. */
 int dfmt_decoder_run(dfmt_decoder *decoder, int codec, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len);
 
-/* NULL: no memory, or no such codec or level in this build. */
-dfmt_encoder *dfmt_encoder_new(const dfmt_io *io, int codec, int level, int window_bits);
+/* *made is NULL unless DFMT_OK comes back; else DFMT_E_NOMEM, or DFMT_E_CODEC: no such codec or level in this build. */
+int dfmt_encoder_new(const dfmt_io *io, int codec, int level, int window_bits, dfmt_encoder **made);
 void dfmt_encoder_free(const dfmt_io *io, dfmt_encoder *encoder);
 /* Bytes of the frame, or 0 if it does not fit into `room` or the codec failed. */
 size_t dfmt_encoder_run(dfmt_encoder *encoder, const uint8_t *in, size_t in_len, uint8_t *out, size_t room);
@@ -66,8 +66,7 @@ typedef struct dfmt_reader {
     uint32_t in_file;
     uint8_t *frame; /* one decoded frame, of which a row wants only a part */
     size_t frame_room;
-    uint64_t frame_at; /* its host offset; UINT64_MAX: none */
-    uint32_t frame_file;
+    dfmt_row frame_of; /* a row of that frame; frame_len 0: none */
 } dfmt_reader;
 
 int dfmt_reader_init(dfmt_reader *reader, const dfmt_io *io, const int *fds, size_t fd_count,

@@ -182,8 +182,11 @@ int dfmt_gather(const dfmt_io *io, int fd, const uint64_t *offsets, size_t count
         while (i + run < count && offsets[i + run] == offsets[i] + run * size && run * size < (1U << 20))
             run++;
         int code = dfmt_pread(io, fd, out + i * size, run * size, offsets[i], err);
-        if (code != DFMT_OK)
+        if (code != DFMT_OK) {
+            if (err != NULL) /* the piece, not the byte */
+                err->host_off = offsets[i] + (err->host_off - offsets[i]) / size * size;
             return code;
+        }
         i += run;
     }
     return DFMT_OK;
@@ -205,8 +208,8 @@ int dfmt_data_runs(const dfmt_io *io, int fd, uint64_t start, uint64_t stop, uin
         if (hole < 0 && data >= 0 && errno != EINVAL && errno != EOPNOTSUPP)
             return dfmt_fail(err, DFMT_E_READ, errno, (uint64_t)data, 0, 0);
         uint64_t from = data < 0 ? start : (uint64_t)data;
-        uint64_t to = hole < 0 ? stop : dfmt_min((uint64_t)hole, stop);
-        if (from >= stop || to <= from) {
+        uint64_t to = hole <= data ? stop : dfmt_min((uint64_t)hole, stop);
+        if (from >= stop) {
             start = stop;
             break;
         }
