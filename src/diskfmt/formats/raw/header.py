@@ -35,13 +35,13 @@ def open_image(source: SourceFile) -> Image:
     """The image as its length and its partition table describe it. Reads at most 1 sector and 32 bytes.
 
     Raises:
-        CorruptError: TRUNCATED, the file is empty.
+        CorruptError: TRUNCATED, the file is empty or has less than a sector.
         IOFailedError: READ_ERROR.
 
     """
-    if source.size == 0:
+    if source.size < SECTOR:
         raise CorruptError(
-            "the file is empty",
+            f"the file has {source.size} bytes, less than one sector" if source.size else "the file is empty",
             reason=Reason.TRUNCATED,
             path=source.path,
             remedy="copy or download the image again",
