@@ -273,6 +273,9 @@ class ReferenceCounts:
 
     def take(self, blocks: int, start: int) -> Piece:
         """The next `blocks` blocks as a piece at `start`, itself counted; they are forgotten."""
+        if (self._written + blocks) * 8 > MAX_REFCOUNT_TABLE:
+            raise LimitError(f"the file needs a refcount table of more than {MAX_REFCOUNT_TABLE} bytes",
+                             reason=Reason.LIMIT_METADATA, remedy="give a larger -o cluster_size")
         self.add(np.array([start], np.uint64), np.array([blocks * self._cluster], np.uint64))
         piece = self._piece(blocks, start)
         count = blocks * self._per_block
@@ -280,9 +283,6 @@ class ReferenceCounts:
         self._base += count
         self._written += blocks
         self._blocks.append(np.uint64(start) + np.arange(blocks, dtype=np.uint64) * np.uint64(self._cluster))
-        if self._written * 8 > MAX_REFCOUNT_TABLE:
-            raise LimitError(f"the file needs a refcount table of more than {MAX_REFCOUNT_TABLE} bytes",
-                             reason=Reason.LIMIT_METADATA, remedy="give a larger -o cluster_size")
         return piece
 
     def _piece(self, blocks: int, start: int) -> Piece:
