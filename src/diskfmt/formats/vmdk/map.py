@@ -165,29 +165,43 @@ class SparseMap:
             guest = guest + np.arange(ENTRIES, dtype=np.uint64)[None, :] * np.uint64(self.header.grain)
             where = tables[:, None] + np.arange(0, TABLE_SIZE, 4, dtype=np.uint64)[None, :]
             guest, entries, where = guest.ravel(), entries.ravel(), where.ravel()
-            asked = np.flatnonzero((guest + np.uint64(self.header.grain) > start) & (guest < min(stop, end)))
-            parts.append(self._grains(guest.take(asked), entries.take(asked), where.take(asked), tables))
-        rows = np.concatenate(parts)
-        rows = rows.take(np.argsort(rows["guest_off"], kind="stable"))
+            if start > begin or min(stop, end) <= int(guest[-1]):
+                asked = np.flatnonzero((guest + np.uint64(self.header.grain) > start) & (guest < min(stop, end)))
+                guest, entries, where = guest.take(asked), entries.take(asked), where.take(asked)
+            parts.append(self._grains(guest, entries, where, tables))
+        rows = parts[-1]
+        if len(present) and len(parts[0]):
+            rows = np.concatenate(parts)
+            rows = rows.take(np.argsort(rows["guest_off"], kind="stable"))
         return merge(clip(rows, max(start, begin), min(stop, end)))
 
     def _grains(self, guest: U64, entries: U32, where: U64, tables: U64) -> Rows:
-        """One row a grain. Shapes: all but `tables` (n,); `where` is the place of the entry, for messages."""
-        grain = self.header.grain
-        rows = np.zeros(len(guest), ROW)
-        rows["guest_off"], rows["length"], rows["kind"] = guest, grain, Kind.HOLE
+        """Rows for grains. Shapes: all but `tables` (n,); `where` is the place of the entry, for messages."""
+        kind = np.full(len(guest), Kind.HOLE, np.uint8)
+        host = np.zeros(len(guest), np.uint64)
         zeroed = entries == ZEROED
         if self.header.flags & FLAG_ZEROED:
-            rows["kind"][zeroed] = Kind.ZERO
+            kind[zeroed] = Kind.ZERO
         else:
             self._refuse_at(
                 zeroed, where, Reason.BAD_VALUE, "a grain is marked as zeroed in a file that has none", guest
             )
         stored = np.flatnonzero(entries > ZEROED)
-        if not len(stored):
-            return rows
-        place = entries.take(stored).astype(np.uint64) * np.uint64(SECTOR)
-        guest, where = guest.take(stored), where.take(stored)
+        lengths = None
+        if len(stored):
+            kind[stored] = Kind.ENCODED if self.header.compressed else Kind.DATA
+            place = entries.take(stored).astype(np.uint64) * np.uint64(SECTOR)
+            host[stored], sizes = self._places(place, guest.take(stored), where.take(stored), tables)
+            if self.header.compressed:
+                lengths = np.zeros(len(guest), np.uint64)
+                lengths[stored] = sizes
+        rows = _rows(guest, kind, host, lengths, self.header.grain)
+        if self.header.compressed and len(stored):
+            self._measure_last(rows[-1])
+        return rows
+
+    def _places(self, place: U64, guest: U64, where: U64, tables: U64) -> tuple[U64, U64]:
+        """Offset and length of the data of stored grains; `place` is what their entries say (bytes)."""
         self._refuse_at(
             place < self.header.overhead * SECTOR,
             where,
@@ -197,27 +211,20 @@ class SparseMap:
         )
         if self.header.compressed:
             offset, length = self._frames(place, guest, where)
-            begin, end = place, offset + length
-            rows["frame_len"][stored], rows["codec"][stored] = grain, Codec.ZLIB
-            rows["kind"][stored] = Kind.ENCODED
         else:
             # The last grain of a disk may end with the disk.
-            used = np.minimum(np.uint64(grain), np.uint64(self.header.capacity * SECTOR) - guest)
+            left = np.uint64(self.header.capacity * SECTOR) - guest
+            offset, length = place, np.minimum(np.uint64(self.header.grain), left)
             self._refuse_at(
-                place + used > self.data_end,
+                place + length > self.data_end,
                 where,
                 Reason.TRUNCATED,
                 "the grain reaches past the end of the file",
                 guest,
             )
-            offset, length, begin, end = place, np.full(len(place), grain, np.uint64), place, place + used
-            rows["kind"][stored] = Kind.DATA
-        rows["host_off"][stored], rows["host_len"][stored] = offset, length
-        self._refuse_shared(begin, end, where, guest, tables)
-        self._count(0, int((end - begin).sum()))
-        if self.header.compressed:
-            self._measure_last(rows[-1], int(stored[-1]) == len(rows) - 1)
-        return rows
+        self._refuse_shared(place, offset + length, where, guest, tables)
+        self._count(0, int((offset + length - place).sum()))
+        return offset, length
 
     def _frames(self, place: U64, guest: U64, where: U64) -> tuple[U64, U64]:
         """Offset and length of the compressed data of grains, from the markers before it.
@@ -258,7 +265,7 @@ class SparseMap:
         )
         return offset, size
 
-    def _measure_last(self, row: Any, stored: bool) -> None:
+    def _measure_last(self, row: Any) -> None:
         """Set the frame's length of the last grain where the disk ends inside it.
 
         Writers differ: qemu compresses what the disk has of the grain, others the whole grain. One frame a disk:
@@ -266,7 +273,7 @@ class SparseMap:
         """
         grain, size = self.header.grain, self.header.capacity * SECTOR
         needed = size - int(row["guest_off"])
-        if needed >= grain or not stored:
+        if needed >= grain or row["kind"] != Kind.ENCODED:
             return
         offset = int(row["host_off"])
         decoder = zlib.decompressobj()
@@ -286,24 +293,18 @@ class SparseMap:
 
     def _refuse_shared(self, begin: U64, end: U64, where: U64, guest: U64, tables: U64) -> None:
         """No two grains of a window, and no grain and table of it, in the same place."""
-        order = np.argsort(begin, kind="stable")
-        begin_sorted, end_sorted = begin.take(order), end.take(order)
-        same = np.concatenate(([False], begin_sorted[1:] == begin_sorted[:-1]))
-        self._refuse_at(
-            same,
-            where.take(order),
-            Reason.SHARED_CLUSTERS,
-            "the grain is stored where another one is",
-            guest.take(order),
-        )
-        overlap = np.concatenate(([False], begin_sorted[1:] < end_sorted[:-1]))
-        self._refuse_at(
-            overlap,
-            where.take(order),
-            Reason.OVERLAP,
-            "the grain overlaps the one before it in the file",
-            guest.take(order),
-        )
+        if len(begin) > 1 and not np.all(end[:-1] <= begin[1:]):
+            order = np.argsort(begin, kind="stable")
+            starts, ends = begin.take(order), end.take(order)
+            where_sorted, guest_sorted = where.take(order), guest.take(order)
+            same = np.concatenate(([False], starts[1:] == starts[:-1]))
+            self._refuse_at(
+                same, where_sorted, Reason.SHARED_CLUSTERS, "the grain is stored where another one is", guest_sorted
+            )
+            overlap = np.concatenate(([False], starts[1:] < ends[:-1]))
+            self._refuse_at(
+                overlap, where_sorted, Reason.OVERLAP, "the grain overlaps the one before it in the file", guest_sorted
+            )
         directory = np.array([self.header.gd_offset * SECTOR], np.uint64)
         regions = (
             (tables, TABLE_SIZE, "a grain table"),
@@ -311,6 +312,8 @@ class SparseMap:
         )
         for unordered, size, name in regions:
             starts = np.sort(unordered)
+            if int(starts[-1]) + size <= int(begin.min()) or int(end.max()) <= int(starts[0]):
+                continue
             # The first region that ends behind the grain's start must not start before the grain's end.
             index = np.searchsorted(starts + np.uint64(size), begin, side="right")
             hit = (index < len(starts)) & (starts.take(np.minimum(index, len(starts) - 1)) < end)
@@ -362,4 +365,27 @@ def _gaps(present: npt.NDArray[np.intp], count: int, begin: int, coverage: int) 
     rows["guest_off"] = np.uint64(begin) + starts.take(wide) * np.uint64(coverage)
     rows["length"] = (ends.take(wide) - starts.take(wide)) * np.uint64(coverage)
     rows["kind"] = Kind.HOLE
+    return rows
+
+
+def _rows(guest: U64, kind: npt.NDArray[np.uint8], host: U64, lengths: U64 | None, grain: int) -> Rows:
+    """Rows for grains, neighbours already merged: rows are dear, columns are not.
+
+    Shapes: (n,). `guest` ascends, not always by one grain; `host`: 0 where nothing is stored; `lengths`: of frames,
+    None where grains are plain.
+    """
+    if not len(kind):
+        return np.zeros(0, ROW)
+    same = (kind[1:] == kind[:-1]) & (guest[1:] == guest[:-1] + np.uint64(grain))
+    follows = (kind[1:] == Kind.DATA) & (host[1:] == host[:-1] + np.uint64(grain))
+    heads = np.flatnonzero(np.concatenate(([True], ~(same & ((kind[1:] >= Kind.ZERO) | follows)))))
+    rows = np.zeros(len(heads), ROW)
+    rows["guest_off"], rows["kind"], rows["host_off"] = guest.take(heads), kind.take(heads), host.take(heads)
+    rows["length"] = np.diff(np.append(heads, len(kind))) * grain
+    if lengths is None:
+        rows["host_len"] = np.where(rows["kind"] == Kind.DATA, rows["length"], 0)
+    else:
+        encoded = rows["kind"] == Kind.ENCODED
+        rows["host_len"] = lengths.take(heads)
+        rows["frame_len"], rows["codec"] = np.where(encoded, grain, 0), np.where(encoded, int(Codec.ZLIB), 0)
     return rows
