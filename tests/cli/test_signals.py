@@ -110,6 +110,50 @@ def test_signal_that_came_too_late_is_told():
         with interrupts.deferred():
             signal.raise_signal(signal.SIGHUP)
         assert interrupts.missed == signal.SIGHUP
+        assert "complete already" in interrupts.farewell
+
+
+def test_farewell_promises_only_what_is_known():
+    now = [0.0]
+    with Interrupts(clock=lambda: now[0]) as interrupts:
+        assert interrupts.farewell == "interrupted"
+        with pytest.raises(Interrupted), interrupts.deferred():
+            signal.raise_signal(signal.SIGINT)
+            assert "nothing was written" in interrupts.farewell
+            now[0] = PATIENCE_SECONDS + 1
+            signal.raise_signal(signal.SIGINT)  # strikes anywhere: nobody knows what is done
+        assert interrupts.farewell == "interrupted"
+
+
+def test_late_signal_of_a_conversion_gives_its_code_and_the_result(raw, tmp_path, monkeypatch, capsys):
+    from diskfmt import api
+    from diskfmt.cli import main
+
+    convert = api.convert
+
+    def interrupted_late(*words, **options):
+        result = convert(*words, **options)
+        signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(api, "convert", interrupted_late)
+    target = tmp_path / "o.vhd"
+    assert main(["convert", "-O", "vhd", str(raw), str(target)]) == 143
+    captured = capsys.readouterr()
+    assert captured.err == "diskfmt: interrupted, but the output was complete already\n"
+    assert str(target) in captured.out
+    assert target.exists()
+
+
+def test_signal_while_telling_of_a_failure_is_no_traceback(monkeypatch, capsys):
+    from diskfmt.cli import failure, main
+
+    def line(_):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(failure, "line", line)
+    assert main(["info", "/nowhere"]) == 143
+    assert capsys.readouterr().err == "diskfmt: interrupted\n"
 
 
 def test_handlers_are_restored():

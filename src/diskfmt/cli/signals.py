@@ -30,12 +30,11 @@ class Interrupted(BaseException):
 class Interrupts:
     """The handlers, as a context manager; leaving it restores those that were there.
 
-    `writing` tells whether the command is one that writes a file. What the caller ignores (nohup) stays ignored.
-    Outside the main thread nothing is installed.
+    What the caller ignores (nohup) stays ignored. Outside the main thread nothing is installed.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.writing = False
+        self.farewell = "interrupted"  # the message, as far as one can promise
         self._clock = clock
         self._deferring = False
         self._raised = False
@@ -60,10 +59,12 @@ class Interrupts:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """While inside, a signal waits for `check`."""
-        self.writing = self._deferring = True
+        """While inside, a signal waits for `check`. What is inside writes a file, or leaves nothing behind."""
+        self._deferring = True
+        self.farewell = "interrupted, nothing was written"
         try:
             yield
+            self.farewell = "interrupted, but the output was complete already"
         finally:
             self._deferring = False
 
@@ -87,5 +88,6 @@ class Interrupts:
                 return
             if self._clock() - self._since < PATIENCE_SECONDS:
                 return  # a terminal that closes sends several
+            self.farewell = "interrupted"
         self._raised = True
         raise Interrupted(number)

@@ -49,7 +49,7 @@ def run(options: Namespace, session: Session) -> int:
         session.console.write_lines(output.conversion_lines(result))
     number = session.interrupts.missed
     if number is not None:
-        session.console.tell("interrupted, but the output was complete already")
+        session.console.tell(session.interrupts.farewell)
         return 128 + number
     return 0
 
