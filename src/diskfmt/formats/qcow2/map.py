@@ -104,7 +104,9 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
         clusters, faults = decode(header, source.size, window.entries)
         if faults:
             raise entry_error(header, window, faults[0]).about(source.path)
-        rows = clip(_rows(header, window, clusters), start, stop)
+        rows = _rows(header, window, clusters)
+        if int(rows[0]["guest_off"]) < start or int(rows[-1]["guest_off"]) + int(rows[-1]["length"]) > stop:
+            rows = clip(rows, start, stop)
         for at in range(0, len(rows), WINDOW_ROWS):
             yield rows[at : at + WINDOW_ROWS]
 
@@ -269,39 +271,57 @@ def _behind(header: Qcow2, file_size: int, there: Bools, offsets: U64, length: U
 
 
 def _rows(header: Qcow2, window: Window, clusters: Clusters) -> Rows:
-    """Rows of a window: one per entry of an L2 table, one for each L1 entry without a table; merged."""
+    """Rows of a window in normal form: runs of entries of L2 tables, one for each run of L1 entries without."""
     there = window.tables != 0
-    per_table = header.l2_entries
-    span = np.uint64(per_table * header.cluster_size)
-    counts = np.where(there, per_table, 1)
-    starts = np.cumsum(counts) - counts
+    span = np.uint64(header.l2_entries * header.cluster_size)
     guest = (np.uint64(window.first) + np.arange(len(there), dtype=np.uint64)) * span
-    rows = np.zeros(int(counts.sum()), ROW)
-    holes = starts[~there]
-    rows["kind"][holes] = Kind.HOLE
-    rows["guest_off"][holes] = guest[~there]
-    rows["length"][holes] = span
-    if not there.any():
-        return merge(rows)
-    steps = np.arange(per_table, dtype=np.uint64)
-    at = (starts[there][:, None] + steps.astype(np.int64)).ravel()
-    kind = clusters.kind.ravel()
-    data, encoded = kind == Kind.DATA, kind == Kind.ENCODED
+    gapless = bool(there.all())
+    heads = _run_heads(header, clusters, gapless=gapless)
+    rows = _run_rows(header, guest[there], clusters, heads)
+    if gapless:
+        return rows
+    holes = np.zeros(len(there) - np.count_nonzero(there), ROW)
+    holes["guest_off"] = guest[~there]
+    holes["length"] = span
+    holes["kind"] = Kind.HOLE
+    # Before each hole come the runs of as many tables as there are before it in the window.
+    before = np.searchsorted(heads, np.cumsum(there)[~there] * header.l2_entries)
+    return merge(np.insert(rows, before, holes)) if len(rows) else merge(holes)
+
+
+def _run_heads(header: Qcow2, clusters: Clusters, *, gapless: bool) -> npt.NDArray[np.intp]:
+    """Which entries start a run that one row can say; unless tables follow without a gap, each starts one.
+
+    Rows are wide, entries are not: it pays to join before there are rows.
+    """
+    kind, host = clusters.kind.ravel(), clusters.host_off.ravel()
+    follows = (kind[1:] == Kind.DATA) & (host[1:] == host[:-1] + np.uint64(header.cluster_size))
+    joined = (kind[1:] == kind[:-1]) & (follows | (kind[1:] >= Kind.ZERO))
+    if not gapless:
+        joined[header.l2_entries - 1 :: header.l2_entries] = False
+    return np.flatnonzero(np.concatenate((np.ones(min(1, len(kind)), bool), ~joined)))
+
+
+def _run_rows(header: Qcow2, guest: U64, clusters: Clusters, heads: npt.NDArray[np.intp]) -> Rows:
+    """One row per run of entries of L2 tables that start at guest offsets `guest`."""
     size = np.uint64(header.cluster_size)
-    columns = {
-        "guest_off": (guest[there][:, None] + steps * size).ravel(),
-        "length": size,
-        "kind": kind,
-        "host_off": np.where(data | encoded, clusters.host_off.ravel(), np.uint64(0)),
-        "host_len": np.where(data, size, np.where(encoded, clusters.host_len.ravel(), np.uint64(0))),
-    }
+    kind = clusters.kind.ravel()[heads]
+    rows = np.zeros(len(heads), ROW)
+    table, index = np.divmod(heads, header.l2_entries)
+    rows["guest_off"] = guest[table] + index.astype(np.uint64) * size
+    lengths = np.diff(heads, append=clusters.kind.size).astype(np.uint64) * size
+    rows["length"] = lengths
+    rows["kind"] = kind
+    stored = kind <= Kind.ENCODED
+    rows["host_off"] = np.where(stored, clusters.host_off.ravel()[heads], np.uint64(0))
+    encoded = kind == Kind.ENCODED
+    rows["host_len"] = np.where(stored & ~encoded, lengths, np.uint64(0))
     if encoded.any():
+        np.copyto(rows["host_len"], clusters.host_len.ravel()[heads], where=encoded)
+        rows["frame_len"] = np.where(encoded, np.uint32(header.cluster_size), np.uint32(0))
         codec = _CODECS[COMPRESSION_NAMES[header.compression_type]]
-        columns["frame_len"] = np.where(encoded, np.uint32(header.cluster_size), np.uint32(0))
-        columns["codec"] = np.where(encoded, np.uint8(codec), np.uint8(0))
-    for name, values in columns.items():
-        rows[name][at] = values
-    return merge(rows)
+        rows["codec"] = np.where(encoded, np.uint8(codec), np.uint8(0))
+    return rows
 
 
 def _l1_error(header: Qcow2, l1_offset: int, index: int, entry: int, fault: Fault) -> CorruptError:
