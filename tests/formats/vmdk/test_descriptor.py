@@ -66,6 +66,27 @@ def test_what_writers_write_is_read(good):
     assert parse(good).extents[0].name == "d-flat.vmdk"
 
 
+def rewritten(old: bytes, new: bytes) -> bytes:
+    """A text over an older one, as a writer leaves it that ends its text with a NUL and writes no further."""
+    return new + b"\0" + old[len(new) + 1 :]
+
+
+@pytest.mark.parametrize("digits", range(1, 8))
+def test_end_of_an_older_longer_text_is_no_text(digits):
+    shorter = GOOD.replace(b"CID=fffffffe", b"CID=" + b"e" * digits)
+    data = rewritten(GOOD, shorter) + bytes(100)
+    assert parse(data).cid == int("e" * digits, 16)
+    again = GOOD.replace(b"CID=fffffffe", b"CID=e")
+    assert parse(rewritten(data, again)).cid == 0xE
+
+
+@pytest.mark.parametrize("rest", [b"\0" + GOOD[-7:], b'\0X"\n', b"\0RW 1", b"\0\nCID=2\n"])
+def test_other_text_behind_a_nul_is_refused(rest):
+    with pytest.raises(RefusedError) as caught:
+        parse(GOOD + rest)
+    assert caught.value.reason is Reason.DIFFERENTIAL
+
+
 @pytest.mark.parametrize("encoding, codec", [("GBK", "gbk"), ("UTF-8", "utf-8"), ("windows-1252", "cp1252")])
 def test_name_in_declared_encoding_is_decoded(encoding, codec):
     name = "虚拟机-flat.vmdk" if codec != "cp1252" else "Größe-flat.vmdk"
