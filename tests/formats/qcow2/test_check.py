@@ -137,6 +137,17 @@ def test_damage_is_found(case: str, budget: int, tmp_path: Path, monkeypatch: py
     assert all(finding.offset is not None and finding.remedy for finding in findings)
 
 
+def test_clusters_of_all_windows_are_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build.image({number: ("data", b"x") for number in range(40)}, size=6 * MIB)
+    for number in (0, 20, 39):
+        built.poke(refcount_at(built, built.places[number] // 4096), 9, ">H")
+    monkeypatch.setattr(checking, "WINDOW_ROWS", 8)
+    (finding,), _ = check(saved(tmp_path, built))
+    assert finding.reason is Reason.LEAKED
+    assert finding.offset == built.places[0]
+    assert finding.message.startswith("3 clusters")
+
+
 def test_l2_table_many_times_ends_the_walk(tmp_path: Path) -> None:
     built = build.image({0: ("data", b"x")}, size=512 * 2 * MIB)
     for index in range(512):

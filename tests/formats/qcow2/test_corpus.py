@@ -230,6 +230,12 @@ def test_check_judges_as_qemu_img_does(opened: Opener, case_id: str) -> None:
     assert (2 if corrupt else 3 if leaked else 0) == VERDICTS[case_id]
 
 
+@pytest.mark.skipif(not CASES, reason="no image corpus")
+def test_encrypted_image_has_sound_tables(opened: Opener) -> None:
+    source, image = opened("qcow2-luks")
+    assert list(FORMAT.check(image, [source], False)) == []
+
+
 @pytest.mark.parametrize("case_id", [
     name for name, case in CASES.items()
     if name not in REFUSED | NOT_READ_YET and case.get("qemu_map", {}).get("zero") == 0

@@ -12,6 +12,7 @@ from builders import qcow2 as build
 
 from diskfmt.errors import CorruptError, DiskfmtError, LimitError, Reason, RefusedError, Severity
 from diskfmt.formats.base import Image
+from diskfmt.formats.qcow2 import extras
 from diskfmt.formats.qcow2.header import open_image
 from diskfmt.formats.qcow2.records import build_header
 from diskfmt.stores.source import SourceFile
@@ -341,6 +342,79 @@ def test_snapshots_are_listed(opened: Opener) -> None:
     assert first == {"id": "1", "name": "one", "vm-state-size": 77, "date-sec": 1_700_000_000, "date-nsec": 5,
                      "vm-clock-sec": 7, "vm-clock-nsec": 8, "icount": 5}  # fmt: skip
     assert (second["id"], second["vm-state-size"], "icount" in second) == ("2", 0, False)
+
+
+def test_snapshot_table_over_the_limit_is_doubted(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "MAX_SNAPSHOT_TABLE", 100)
+    image = opened(put_snapshots(good(), *[build.snapshot(0x2000, 1)] * 3))
+    assert found(image) == [(WARNING, Reason.LIMIT_METADATA)]
+    assert len(image.extra["snapshots"]) == 1  # type: ignore[arg-type]
+
+
+def test_info_reads_little_of_long_snapshot_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand snapshots with names of 60,000 bytes: not more than 4 MiB are read."""
+    built = good()
+    at = len(built.data)
+    built.patch(nb_snapshots=1000, snapshots_offset=at)
+    entry = build.snapshot(0x2000, 1, id=b"i" * 30000, name=b"n" * 30000)
+    path = tmp_path / "d.qcow2"
+    path.write_bytes(built.data + entry * 1000)
+    total = 0
+    read_at = SourceFile.read_at
+
+    def counted(source: SourceFile, offset: int, length: int) -> bytes:
+        nonlocal total
+        total += length
+        return read_at(source, offset, length)
+
+    monkeypatch.setattr(SourceFile, "read_at", counted)
+    with SourceFile(str(path)) as source:
+        image = open_image(source)
+    assert len(image.extra["snapshots"]) == 1000  # type: ignore[arg-type]
+    assert len(image.extra["snapshots"][0]["name"]) == 1024  # type: ignore[index]
+    assert total <= 4 * MIB
+
+
+def test_file_that_is_a_header_only_is_an_empty_disk(opened: Opener) -> None:
+    built = cut(build.image({}, size=0), 112).patch(l1_size=0)
+    assert opened(built).virtual_size == 0
+
+
+LUKS_AT = 0x2000
+
+
+def luks(**changed: int) -> build.Built:
+    """An image that says LUKS, and a header of LUKS 1 where the L1 table's cluster is."""
+    values = {"offset": LUKS_AT, "version": 1, "magic": 0x4C554B53} | changed
+    built = good(extensions=[build.extension(build.ENCRYPTION, struct.pack(">QQ", values["offset"], 592))])
+    built.patch(crypt_method=2, l1_offset=len(built.data), l1_size=1)
+    built.data += bytes(4096)
+    header = struct.pack(">IHH32s32s32sII20s32sI40s", values["magic"], 0xBABE, values["version"], b"aes",
+                         b"cbc-essiv:sha256", b"sha1", 4040, 32, b"", b"", 1000, b"u-u-i-d")  # fmt: skip
+    slots = struct.pack(">II32sII", 0x00AC71F3, 77, b"", 8, 4000)
+    slots += struct.pack(">II32sII", 0xDEAD, 0, b"", 16, 4000) * 7
+    built.data[LUKS_AT : LUKS_AT + 592] = header + slots
+    return built
+
+
+def test_luks_header_is_described(opened: Opener) -> None:
+    encrypt = opened(luks()).specific["encrypt"]
+    assert encrypt == {
+        "format": "luks", "cipher-alg": "aes-256", "cipher-mode": "cbc", "ivgen-alg": "essiv",
+        "ivgen-hash-alg": "sha256", "hash-alg": "sha1", "payload-offset": 4040 * 512, "master-key-iters": 1000,
+        "uuid": "u-u-i-d",
+        "slots": [{"active": True, "iters": 77, "key-offset": 4096, "stripes": 4000},
+                  *[{"active": False, "key-offset": 8192}] * 7],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", [{"offset": 1 << 40}, {"version": 2}, {"magic": 0}])
+def test_luks_header_without_sense_is_left_out(changed: dict[str, int], opened: Opener) -> None:
+    assert opened(luks(**changed)).specific["encrypt"] == {"format": "luks"}
+
+
+def test_encryption_without_its_header_is_described(opened: Opener) -> None:
+    assert opened(good().patch(crypt_method=2)).specific["encrypt"] == {"format": "luks"}
 
 
 def test_many_snapshots_are_listed_up_to_the_limit(opened: Opener) -> None:

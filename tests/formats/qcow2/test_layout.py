@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diskfmt import engine
-from diskfmt.errors import LimitError, Reason, UsageError
+from diskfmt.errors import InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import ROW, Kind
 from diskfmt.formats.base import Layout, Piece, Request, Statistics
 from diskfmt.formats.qcow2 import FORMAT
@@ -246,6 +246,13 @@ def test_disk_over_the_limit_is_refused() -> None:
     with pytest.raises(LimitError) as caught:
         layout(request((64 << 40) + 512, cluster_size="2M"))
     assert caught.value.reason is Reason.LIMIT_SIZE
+
+
+def test_more_frames_than_a_count_can_say_is_a_bug() -> None:
+    counts = ReferenceCounts(512)
+    counts.add(np.zeros(65536, np.uint64), np.ones(65536, np.uint64))
+    with pytest.raises(InternalError):
+        counts.take(1, 512)
 
 
 def test_refcount_table_over_the_limit_is_refused() -> None:
