@@ -138,7 +138,7 @@ def test_damage_is_found(case: str, budget: int, tmp_path: Path, monkeypatch: py
 
 
 def test_clusters_of_all_windows_are_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = build.image({number: ("data", b"x") for number in range(40)}, size=6 * MIB)
+    built = build.image(dict.fromkeys(range(40), ("data", b"x")), size=6 * MIB)
     for number in (0, 20, 39):
         built.poke(refcount_at(built, built.places[number] // 4096), 9, ">H")
     monkeypatch.setattr(checking, "WINDOW_ROWS", 8)
