@@ -6,6 +6,7 @@ numpy is imported only where arrays are made, so that inspecting a file stays qu
 
 import errno
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -309,6 +310,8 @@ class Copier:
         placement: Placement,
         threads: int,
     ) -> None:
+        self._lock = threading.RLock()  # others may ask for `done`, or cancel, while this thread closes
+        self._done = 0
         self._paths = tuple(paths)
         self._target_path = target_path
         self._placement = placement
@@ -336,8 +339,9 @@ class Copier:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        lib.dfmt_copy_free(self._copy)
-        self._copy = ffi.NULL
+        with self._lock:
+            lib.dfmt_copy_free(self._copy)
+            self._copy = ffi.NULL
 
     def run(self, rows: "Rows") -> "tuple[int, U64, U64]":
         """Copy the units of a table that starts on a multiple of the unit; returns when all is written.
@@ -394,11 +398,16 @@ class Copier:
     @property
     def done(self) -> int:
         """Stored guest bytes that are through; from any thread."""
-        return int(lib.dfmt_copy_progress(self._copy))
+        with self._lock:
+            if self._copy != ffi.NULL:
+                self._done = int(lib.dfmt_copy_progress(self._copy))
+            return self._done
 
     def cancel(self) -> None:
         """Make `run` return soon; from any thread."""
-        lib.dfmt_copy_cancel(self._copy)
+        with self._lock:
+            if self._copy != ffi.NULL:
+                lib.dfmt_copy_cancel(self._copy)
 
 
 def _text(value: Any) -> str:

@@ -7,6 +7,7 @@ Tables come in windows of at most `WINDOW_ROWS` rows, never whole: 64 TiB of gue
 All columns are in bytes. The layout of `ROW` equals `struct dfmt_row` of `native/include/dfmt.h`.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -86,11 +87,12 @@ def from_units(
 
 def clip(rows: Rows, start: int, stop: int) -> Rows:
     """The part of a table in normal form that lies in guest range [start, stop)."""
-    if not len(rows):
-        return rows
-    ends = rows["guest_off"] + rows["length"]
-    first = int(np.searchsorted(ends, np.uint64(start), side="right"))
-    last = int(np.searchsorted(rows["guest_off"], np.uint64(stop), side="left"))
+    if not len(rows) or start >= stop or start >= int(rows[-1]["guest_off"]) + int(rows[-1]["length"]):
+        return rows[:0]
+    # bisect, not searchsorted: that would copy the column of a large table for each small part.
+    starts = rows["guest_off"]
+    first = max(0, bisect_right(starts, start) - 1)
+    last = bisect_left(starts, stop, lo=first)
     part = rows[first:last].copy()
     if len(part):
         _cut_head(part[0], max(0, start - int(part[0]["guest_off"])))

@@ -1,5 +1,6 @@
 """Sizes and the arithmetic of alignment. Everything is in bytes unless a name says otherwise."""
 
+import re
 from typing import Final
 
 SECTOR: Final = 512
@@ -10,6 +11,8 @@ TIB: Final = 1 << 40
 
 _NAMES: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _FACTORS: Final = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": TIB}
+# Ten digits more than any disk has, so that no text costs time.
+_SIZE: Final = re.compile(r"([0-9]{1,29})(?:\.([0-9]{1,29}))?(?:([kmgt])(?:ib|b)?|b)?")
 
 
 def ceil_div(value: int, divisor: int) -> int:
@@ -39,15 +42,15 @@ def parse_size(text: str) -> int:
         ValueError: not a size, or not a whole number of bytes.
 
     """
-    number = text.strip().lower().removesuffix("ib").removesuffix("b")
-    suffix = number[-1:] if number[-1:] in "kmgt" else ""
-    digits = number.removesuffix(suffix)
-    if not digits or not digits.replace(".", "", 1).isdecimal():
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
         raise ValueError(f"{text!r} is not a size")
-    value = float(digits) * _FACTORS[suffix] if "." in digits else int(digits) * _FACTORS[suffix]
-    if value != int(value):
+    whole, part, suffix = match.group(1), match.group(2) or "", match.group(3) or ""
+    divisor: int = 10 ** len(part)
+    value, rest = divmod(int(whole + part) * _FACTORS[suffix], divisor)
+    if rest:
         raise ValueError(f"{text!r} is not a whole number of bytes")
-    return int(value)
+    return value
 
 
 def format_size(value: float) -> str:
@@ -56,4 +59,5 @@ def format_size(value: float) -> str:
         if value < 1024 or name == _NAMES[-1]:
             break
         value /= 1024
-    return f"{value:.0f} {name}" if value == int(value) else f"{value:.3g} {name}"
+    # Three digits; from 1000 on, three would be written with an exponent.
+    return f"{value:.0f} {name}" if value == int(value) or value >= 999.5 else f"{value:.3g} {name}"
