@@ -53,7 +53,7 @@ def convert_there_and_back(python, folder):
         "stream.vmdk": ("-O", "vmdk:streamOptimized"),
     }.items():
         target, back = os.path.join(folder, name), os.path.join(folder, name + ".raw")
-        run(diskfmt, "convert", *options, source, target, cwd=folder, env=CLEAN)
+        run(diskfmt, "convert", "-f", "raw", *options, source, target, cwd=folder, env=CLEAN)
         assert os.path.getsize(target) < len(content) // 2
         run(diskfmt, "convert", "-O", "raw", target, back, cwd=folder, env=CLEAN)
         with open(back, "rb") as file:

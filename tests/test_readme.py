@@ -46,7 +46,7 @@ def test_readme_tour_every_block_succeeds(tour):
 def test_readme_tour_shows_what_the_text_says(tour):
     everything = "".join(done.stdout for _, _, done in tour)
     digests = re.findall(r"\b[0-9a-f]{64}\b", everything)
-    assert len(digests) == 2
+    assert len(digests) >= 2
     assert len(set(digests)) == 1
     assert "refused: exit code 3" in everything
     python = next(done.stdout for language, _, done in tour if language == "python")

@@ -92,8 +92,9 @@ def quiet(*command: str, stdin: str = "") -> None:
 
 
 def diskfmt(*arguments: str, expect: int = 0, show: bool = True) -> str:
-    """Run `diskfmt`, showing the command and what it prints. The result is its standard output."""
-    print(f"$ diskfmt {shlex.join(arguments)}", flush=True)
+    """Run `diskfmt`; with `show`, print the command and what it says. The result is its standard output."""
+    if show:
+        print(f"$ diskfmt {shlex.join(arguments)}", flush=True)
     line = [sys.executable, "-m", "diskfmt", *arguments]
     done = subprocess.run(line, cwd=WORK, capture_output=True, text=True, check=False)
     text = (done.stdout if show else "") + done.stderr
@@ -196,7 +197,7 @@ def convert_all(source: str, source_format: str) -> None:
     for title, taken, size, other in rows:
         line = f"  {title:24}{taken:8.2f} s {human(size):>12}"
         if other:
-            line += f"{other[0]:12.2f} s {human(other[1]):>12}   {bold(f'{other[0] / taken:.1f}x')}"
+            line += f"{other[0]:12.2f} s {human(other[1]):>12}   {bold(f'{other[0] / taken:.1f}x as long')}"
         print(line)
     if all(row[3] is None for row in rows):
         print(dim("  (qemu-img is not here to compare with)"))
