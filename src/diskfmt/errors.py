@@ -106,11 +106,16 @@ EXIT_CODES: Final[dict[Reason, int]] = {
 
 
 class Severity(IntEnum):
-    """How much a finding weighs. Only `ERROR` keeps the converter from running."""
+    """How much a finding weighs.
+
+    `DAMAGE` and `ERROR` fail a check. Only `ERROR` keeps the converter from running: after `DAMAGE` (wrong reference
+    counts, a lost copy of a table) the bytes of the guest are still known.
+    """
 
     NOTE = 0
     WARNING = 1
-    ERROR = 2
+    DAMAGE = 2
+    ERROR = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,18 +115,18 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether no finding is an error."""
-        return all(finding.severity is not Severity.ERROR for finding in self.findings)
+        """Whether no finding is damage or an error."""
+        return all(finding.severity < Severity.DAMAGE for finding in self.findings)
 
     @property
     def exit_code(self) -> int:
-        """0, or the exit code of the gravest error: damage before refusal."""
-        codes = {EXIT_CODES[finding.reason] for finding in self.findings if finding.severity is Severity.ERROR}
+        """0, or the exit code of what fails the check: damage before refusal."""
+        codes = {EXIT_CODES[finding.reason] for finding in self.findings if finding.severity >= Severity.DAMAGE}
         return 3 if 3 in codes else max(codes, default=0)
 
     def to_json(self) -> dict[str, object]:
         """qemu-img's keys where it has them, and `ok`, `findings`."""
-        errors = sum(finding.severity is Severity.ERROR for finding in self.findings)
+        errors = sum(finding.severity >= Severity.DAMAGE for finding in self.findings)
         document: dict[str, object] = {
             "filename": self.filename,
             "format": self.format,

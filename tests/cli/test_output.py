@@ -76,7 +76,7 @@ def test_message_keeps_names_that_are_escaped_already():
 def test_findings_are_sorted_by_weight():
     findings = [Finding(reason=Reason.LEAKED, severity=severity, message=severity.name) for severity in Severity]
     lines = list(output.finding_lines(findings, word))
-    assert [line.split(":")[0] for line in lines] == ["error", "warning", "note"]
+    assert [line.split(":")[0] for line in lines] == ["error", "damage", "warning", "note"]
 
 
 @pytest.mark.parametrize(

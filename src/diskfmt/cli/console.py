@@ -8,7 +8,7 @@ from typing import Final, TextIO
 
 from diskfmt.errors import IOFailedError, Reason, Severity
 
-_COLOURS: Final = {Severity.ERROR: "31;1", Severity.WARNING: "33", Severity.NOTE: "36"}
+_COLOURS: Final = {Severity.ERROR: "31;1", Severity.DAMAGE: "31", Severity.WARNING: "33", Severity.NOTE: "36"}
 _BATCH: Final = 1 << 16  # characters per write of a long result
 
 

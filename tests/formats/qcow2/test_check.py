@@ -15,7 +15,7 @@ from diskfmt.formats.qcow2 import check as checking
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20
-NOTE, WARNING, ERROR = Severity
+NOTE, WARNING, DAMAGE, ERROR = sorted(Severity)
 
 
 def check(path: str | Path) -> tuple[list[Finding], Statistics]:
@@ -31,7 +31,7 @@ def check(path: str | Path) -> tuple[list[Finding], Statistics]:
 
 def verdict(findings: list[Finding]) -> int:
     """As qemu-img check ends: 0 sound, 2 corrupt, 3 leaked."""
-    if any(finding.severity is ERROR for finding in findings):
+    if any(finding.severity >= DAMAGE for finding in findings):
         return 2
     return 3 if any(finding.reason is Reason.LEAKED for finding in findings) else 0
 
@@ -87,28 +87,28 @@ def two_entries_one_cluster(built: build.Built) -> None:
 HOSTILE: dict[str, tuple[Callable[[build.Built], None], set[tuple[Severity, Reason, str]]]] = {
     "refcount too low": (
         change_refcount(lambda built: built.places[0], 0),
-        {(ERROR, Reason.BAD_VALUE, "1 clusters have reference counts that are too low, the first says 0 and is")}),
+        {(DAMAGE, Reason.BAD_VALUE, "1 clusters have reference counts that are too low, the first says 0 and is")}),
     "refcount too high": (
         change_refcount(lambda built: built.places[600], 3),
         {(WARNING, Reason.LEAKED, "1 clusters have reference counts that are too high, the first says 3 and is")}),
     "frames counted once": (
         change_refcount(lambda built: built.places[5], 1),
-        {(ERROR, Reason.BAD_VALUE, "the first says 1 and is used 2")}),
+        {(DAMAGE, Reason.BAD_VALUE, "the first says 1 and is used 2")}),
     "two things in one cluster": (
         two_entries_one_cluster, {(ERROR, Reason.OVERLAP, "1 clusters hold two things at once")}),
     "refcount block unaligned": (
         lambda built: void(built.poke(built.table, built.block + 512)),
-        {(ERROR, Reason.BAD_VALUE, "is not cluster aligned"), (ERROR, Reason.BAD_VALUE, "too low")}),
+        {(DAMAGE, Reason.BAD_VALUE, "is not cluster aligned"), (DAMAGE, Reason.BAD_VALUE, "too low")}),
     "refcount block behind the file": (
         lambda built: void(built.poke(built.table, 1 << 40)),
-        {(ERROR, Reason.OUT_OF_FILE, "the refcount block at 0x10000000000 ends behind"),
-         (ERROR, Reason.BAD_VALUE, "too low")}),
+        {(DAMAGE, Reason.OUT_OF_FILE, "the refcount block at 0x10000000000 ends behind"),
+         (DAMAGE, Reason.BAD_VALUE, "too low")}),
     "no refcount table": (
         lambda built: void(built.patch(refcount_table_offset=0)),
-        {(ERROR, Reason.BAD_VALUE, "there are no reference counts")}),
+        {(DAMAGE, Reason.BAD_VALUE, "there are no reference counts")}),
     "refcount order": (
         lambda built: void(built.patch(refcount_order=9)),
-        {(ERROR, Reason.BAD_VALUE, "there are no reference counts")}),
+        {(DAMAGE, Reason.BAD_VALUE, "there are no reference counts")}),
     "L1 entry unaligned": (
         lambda built: void(built.poke(built.l1 + 8, 0x4200)),
         {(ERROR, Reason.BAD_VALUE, "L2 table at 0x4200"), (WARNING, Reason.LEAKED, "2 clusters")}),
@@ -117,7 +117,7 @@ HOSTILE: dict[str, tuple[Callable[[build.Built], None], set[tuple[Severity, Reas
         {(ERROR, Reason.BAD_VALUE, "cluster at 0x4200 is not cluster aligned, and 1 more like this")}),
     "compressed and copied": (
         lambda built: void(built.poke(built.entry(5), built.peek(built.entry(5)) | build.COPIED)),
-        {(ERROR, Reason.BAD_VALUE, "1 compressed clusters are marked as used once")}),
+        {(DAMAGE, Reason.BAD_VALUE, "1 compressed clusters are marked as used once")}),
 }  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def test_snapshots_sharing_an_l1_table_are_walked_once(tmp_path: Path) -> None:
         built.poke(refcount_at(built, cluster), 1, ">H")
     findings, _ = check(saved(tmp_path, built))
     assert [(finding.severity, finding.reason) for finding in findings] == [
-        (WARNING, Reason.BAD_VALUE), (ERROR, Reason.SHARED_CLUSTERS)]  # fmt: skip
+        (WARNING, Reason.BAD_VALUE), (DAMAGE, Reason.SHARED_CLUSTERS)]  # fmt: skip
 
 
 def test_tables_that_are_not_understood_are_left_alone(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_check_judges_as_qemu_img_does(opened: Opener, case_id: str) -> None:
         assert VERDICTS[case_id] != 0 or CASES[case_id]["expect"] != "good"
         return
     findings = list(FORMAT.check(image, [source], False))
-    corrupt = any(finding.severity is Severity.ERROR for finding in findings)
+    corrupt = any(finding.severity >= Severity.DAMAGE for finding in findings)
     leaked = any(finding.reason is Reason.LEAKED for finding in findings)
     assert (2 if corrupt else 3 if leaked else 0) == VERDICTS[case_id]
 

@@ -18,7 +18,7 @@ from diskfmt.formats.qcow2.records import build_header
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20
-NOTE, WARNING, ERROR = Severity
+NOTE, WARNING, DAMAGE, ERROR = sorted(Severity)
 Opener = Callable[[build.Built], Image]
 
 

@@ -13,7 +13,7 @@ from diskfmt.formats.vhd.header import open_image
 from diskfmt.stores.source import SourceFile
 
 BLOCK = 4096
-NOTE, WARNING, ERROR = Severity
+NOTE, WARNING, DAMAGE, ERROR = sorted(Severity)
 
 
 def run(path: Path, image: bytes | bytearray, *, deep: bool = False) -> tuple[list[Finding], Statistics]:

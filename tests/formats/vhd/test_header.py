@@ -14,7 +14,7 @@ from diskfmt.formats.vhd.header import open_image
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20
-NOTE, WARNING, ERROR = Severity
+NOTE, WARNING, DAMAGE, ERROR = sorted(Severity)
 Opener = Callable[[bytes | bytearray], Image]
 
 

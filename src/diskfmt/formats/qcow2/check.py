@@ -35,6 +35,7 @@ from diskfmt.stores.source import SourceFile
 from diskfmt.units import align_up, ceil_div
 
 BUDGET: Final = 1 << 23  # clusters of the file that are counted at a time: 64 MiB of counts
+SNAPSHOT_TABLES: Final = 4  # L2 tables that are read for snapshots, in multiples of those that the file has room for
 _WHOLE: Final = 1 << 32  # a count holds frames in its lower half and references to whole clusters in its upper
 _FRAMES: Final = _WHOLE - 1
 _REPAIR: Final = "repair a copy of the image with qemu-img check -r all"
@@ -50,6 +51,9 @@ class _State:
     part: range  # the clusters of the file whose references are counted now
     counts: U64
     quiet: bool = False  # a repeated walk says nothing
+    grade: Severity = Severity.ERROR  # of what is wrong with the table that is walked now
+    tables: int = 0  # L2 tables of snapshots that were read
+    whole: bool = True  # everything that refers to a cluster was counted
     found: list[Finding] = field(default_factory=list)
     stored: int = 0
     encoded: int = 0
@@ -60,7 +64,7 @@ class _State:
             self.found.append(finding)
 
     def say_error(self, error: DiskfmtError) -> None:
-        self.say(Finding(reason=error.reason, severity=Severity.ERROR, message=error.message, offset=error.offset,
+        self.say(Finding(reason=error.reason, severity=self.grade, message=error.message, offset=error.offset,
                          guest_offset=error.guest_offset, remedy=error.remedy))  # fmt: skip
 
     def drain(self) -> list[Finding]:
@@ -100,6 +104,7 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
         return Statistics(total_units=header.clusters, stored_units=0, encoded_units=0, end=source.size)
     clusters = ceil_div(source.size, header.cluster_size)
     state = _State(source=source, header=header, part=range(0), counts=np.zeros(0, np.uint64))
+    state.grade = Severity.DAMAGE  # reference counts are not needed to read the disk
     table = _refcount_table(state)
     yield from state.drain()
     for first in range(0, clusters, BUDGET):
@@ -108,9 +113,11 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
         for _ in _walk(state, table):
             yield from state.drain()
         state.quiet = True
-        yield from _compare(state, table)
-    return Statistics(total_units=header.clusters, stored_units=state.stored, encoded_units=state.encoded,
-                      end=state.end)
+        if state.whole:
+            yield from _compare(state, table)
+    return Statistics(
+        total_units=header.clusters, stored_units=state.stored, encoded_units=state.encoded, end=state.end
+    )
 
 
 def _walk(state: _State, table: U64 | None) -> Iterator[None]:
@@ -121,7 +128,9 @@ def _walk(state: _State, table: U64 | None) -> Iterator[None]:
     if table is not None:
         state.refer(header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size)
         state.refer_each(table[table != 0])
+    state.grade = Severity.ERROR
     yield from _walk_l1(state, header.l1_offset, header.l1_size, active=True)
+    state.grade = Severity.DAMAGE  # snapshots and bitmaps are not converted
     yield from _walk_snapshots(state)
     if header.autoclear & BITMAPS:
         _walk_bitmaps(state)
@@ -143,6 +152,7 @@ def _walk_l1(state: _State, offset: int, size: int, *, active: bool) -> Iterator
             state.say_error(CorruptError("more L2 tables than fit into the file", reason=Reason.SHARED_CLUSTERS,
                                          offset=offset + 8 * window.first, remedy=_REPAIR))  # fmt: skip
             break
+        state.tables += 0 if active else len(tables)
         state.refer_each(tables)
         clusters = _judged(state, window)
         encoded = clusters.kind == Kind.ENCODED
@@ -180,8 +190,15 @@ def _judged(state: _State, window: Window) -> Clusters:
     flags = np.uint64(COMPRESSED | COPIED)
     copied = np.count_nonzero(window.entries & flags == flags)
     if copied:
-        state.say_error(CorruptError(f"{copied} compressed clusters are marked as used once",
-                                     offset=int(window.tables[window.tables != 0][0]), remedy=_REPAIR))
+        state.say(
+            Finding(
+                reason=Reason.BAD_VALUE,
+                severity=Severity.DAMAGE,
+                message=f"{copied} compressed clusters are marked as used once",
+                offset=int(window.tables[window.tables != 0][0]),
+                remedy=_REPAIR,
+            )
+        )
     return clusters
 
 
@@ -197,11 +214,29 @@ def _walk_snapshots(state: _State) -> Iterator[None]:
                                   message="a snapshot without the size of its disk, which version 3 demands",
                                   remedy=_REPAIR))  # fmt: skip
             if snapshot.l1_size and snapshot.l1_offset in seen:
-                state.say_error(CorruptError(f"two snapshots share the L1 table at {snapshot.l1_offset:#x}",
-                                             reason=Reason.SHARED_CLUSTERS, offset=snapshot.offset, remedy=_REPAIR))
+                state.say_error(
+                    CorruptError(
+                        f"two snapshots share the L1 table at {snapshot.l1_offset:#x}",
+                        reason=Reason.SHARED_CLUSTERS,
+                        offset=snapshot.offset,
+                        remedy=_REPAIR,
+                    )
+                )
                 continue
             seen[snapshot.l1_offset] = snapshot
             state.refer(snapshot.l1_offset, 8 * snapshot.l1_size)
+            if state.tables > SNAPSHOT_TABLES * (source.size // header.cluster_size):
+                state.say(
+                    Finding(
+                        reason=Reason.LIMIT_METADATA,
+                        severity=Severity.WARNING,
+                        offset=snapshot.offset,
+                        message="the snapshots share too many tables: reference counts were not compared",
+                        remedy="convert the image",
+                    )
+                )
+                state.whole = False
+                break
             yield from _walk_l1(state, snapshot.l1_offset, snapshot.l1_size, active=False)
     except DiskfmtError as error:
         state.say_error(error)
@@ -286,7 +321,7 @@ def _compare(state: _State, table: U64 | None) -> Iterator[Finding]:
                       message=f"{twice.count} clusters hold two things at once, the first is used "
                       f"{twice.counted} times")  # fmt: skip
     if low.count:
-        yield Finding(reason=Reason.BAD_VALUE, severity=Severity.ERROR, offset=low.cluster * size, remedy=_REPAIR,
+        yield Finding(reason=Reason.BAD_VALUE, severity=Severity.DAMAGE, offset=low.cluster * size, remedy=_REPAIR,
                       message=f"{low.count} clusters have reference counts that are too low, the first says "
                       f"{low.recorded} and is used {low.counted} times")  # fmt: skip
     if high.count:

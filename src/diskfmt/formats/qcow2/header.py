@@ -60,7 +60,7 @@ from diskfmt.formats.qcow2.records import (
 from diskfmt.stores.source import SourceFile
 from diskfmt.units import SECTOR, align_up
 
-NOTE, WARNING, ERROR = Severity
+NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 MAX_LISTED: Final = 1000
 _COPY_AGAIN: Final = "copy the image again, or repair a copy of it with qemu-img check -r all"
 _CONVERT: Final = "convert the image with the tool that wrote it"

@@ -50,7 +50,7 @@ from diskfmt.formats.vhd.records import (
 from diskfmt.stores.source import SourceFile
 from diskfmt.units import MIB, SECTOR, ceil_div, is_power_of_two
 
-NOTE, WARNING, ERROR = Severity
+NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 _COPY_AGAIN: Final = "copy the image again, or repair it with the tool that wrote it"
 _DECIDING: Final = frozenset({
     "version", "data_offset", "creator", "original_size", "current_size", "cylinders", "heads", "sectors",
