@@ -269,6 +269,20 @@ def test_copy_with_any_number_of_threads_gives_the_same_bytes(codec: Codec) -> N
     assert len(seen) == 1
 
 
+def test_copy_appended_file_cut_to_its_end_keeps_no_reserve(tmp_path: Any) -> None:
+    disk = b"x" * 100_000  # the last unit ends behind the disk: so the file ends behind what was written
+    placement = Placement(unit=64 * KIB, guest_size=len(disk), first=512)
+    target = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    try:
+        with opened([disk]) as fds, copier(fds, target, placement) as copy:
+            copy.run(row_of(Run(guest_off=0, length=len(disk), kind=1, host_len=len(disk))))
+            os.ftruncate(target, copy.end)
+        os.fsync(target)
+        assert os.fstat(target).st_blocks * 512 < 1 << 20
+    finally:
+        os.close(target)
+
+
 def test_fingerprint_of_another_disk_differs() -> None:
     seen = set()
     for offset in range(0, 1 << 20, 64 * KIB):

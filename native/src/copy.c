@@ -82,13 +82,13 @@ struct dfmt_copy {
     bool exhausted, failed;
     uint64_t end;       /* of the target's used part */
     uint64_t allocated; /* the file system was asked for the blocks up to here */
-    bool preallocates;
     uint64_t open_unit, open_place; /* the unit that got its place last */
     uint64_t group;                 /* of the last stored unit, or NO_UNIT */
     uint64_t fingerprint;
 
     atomic_uint_fast64_t progress;
     atomic_int cancelled;
+    atomic_int allocates; /* the file system can be asked for blocks */
 };
 
 static bool is_encoding(const dfmt_copy *copy) { return copy->p.codec != DFMT_NONE; }
@@ -198,24 +198,33 @@ static void place_part(dfmt_copy *copy, part *part, uint64_t unit_index)
     copy->stored[index] = part->frame != 0 ? part->frame : copy->p.unit;
 }
 
-/* Ask for the blocks of what is written next: fresh pages of an allocated range cost half. Only an optimisation:
- * a file system that cannot, or has no room for the reserve, is written without. */
-static void preallocate(dfmt_copy *copy, slot *s)
+/* Ask for the blocks of a range that is about to be written: fresh pages of an allocated range cost half. Only an
+ * optimisation: a file system that cannot, or has no room for the reserve, is written without. False: it has
+ * not; s->error says if that is more than a lack of it. */
+static bool allocate(dfmt_copy *copy, slot *s, int mode, uint64_t from, uint64_t length)
 {
-    if (!copy->preallocates || copy->end <= copy->allocated)
-        return;
-    uint64_t from = copy->allocated;
-    uint64_t length = dfmt_max(copy->end - from, PREALLOCATE);
-    if (copy->io->fallocate(copy->io->ctx, copy->target, FALLOC_FL_KEEP_SIZE, from, length) == 0) {
-        copy->allocated = from + length;
-        return;
-    }
+    if (!atomic_load_explicit(&copy->allocates, memory_order_relaxed))
+        return false;
+    if (copy->io->fallocate(copy->io->ctx, copy->target, mode, from, length) == 0)
+        return true;
     if (errno == EINTR)
-        return; /* the next batch asks again */
-    copy->preallocates = false;
+        return false; /* the next one asks again */
+    atomic_store_explicit(&copy->allocates, 0, memory_order_relaxed);
     if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL && errno != ENOSPC && errno != EFBIG &&
         errno != EDQUOT)
         dfmt_fail(&s->error, DFMT_E_WRITE, errno, from, s->start, DFMT_TARGET);
+    return false;
+}
+
+/* Appended small units have no holes between them: reserve far ahead. The file grows with it, so that whoever sets
+ * its final length gives back what was not needed; blocks behind the end would stay if that length were larger. */
+static void reserve_ahead(dfmt_copy *copy, slot *s)
+{
+    if (copy->p.fixed || copy->p.unit > PIECE || copy->end <= copy->allocated)
+        return;
+    uint64_t length = dfmt_max(copy->end - copy->allocated, PREALLOCATE);
+    if (allocate(copy, s, 0, copy->allocated, length))
+        copy->allocated += length;
 }
 
 /* splitmix64's finaliser: every input bit reaches every output bit. */
@@ -244,7 +253,7 @@ static void place(dfmt_copy *copy, slot *s)
             place_part(copy, &s->parts[i], at / copy->p.unit);
     }
     if (any)
-        preallocate(copy, s);
+        reserve_ahead(copy, s);
     s->state = any && s->error.code == DFMT_OK ? PLACED : FREE;
     if (s->state == FREE)
         atomic_fetch_add_explicit(&copy->progress, s->stored, memory_order_relaxed);
@@ -263,7 +272,7 @@ static int write_out(const dfmt_copy *copy, slot *s, const uint8_t *data, uint64
 }
 
 /* Write what is not zero of [data, data + length), in runs of pages. */
-static int write_runs(const dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t length, uint64_t offset)
+static int write_runs(dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t length, uint64_t offset)
 {
     uint64_t at = 0;
     while (at < length) {
@@ -279,6 +288,9 @@ static int write_runs(const dfmt_copy *copy, slot *s, const uint8_t *data, uint6
                 break;
             run += page;
         }
+        if (run - at >= PIECE && !allocate(copy, s, FALLOC_FL_KEEP_SIZE, offset + at, run - at) &&
+            s->error.code != DFMT_OK)
+            return s->error.code;
         int code = write_out(copy, s, data + at, run - at, offset + at);
         if (code != DFMT_OK)
             return code;
@@ -321,7 +333,7 @@ static transfer transfer_of(const dfmt_copy *copy, const slot *s, uint64_t index
     return (transfer){s->data + index * size, part->place + in_unit, dfmt_min(size, s->stop - at)};
 }
 
-static int write_slot(const dfmt_copy *copy, slot *s)
+static int write_slot(dfmt_copy *copy, slot *s)
 {
     uint64_t parts = (s->stop - s->start + part_size(copy) - 1) / part_size(copy);
     bool sparse = copy->p.fixed || copy->p.unit > PIECE;
@@ -587,7 +599,7 @@ dfmt_copy *dfmt_copy_new(const dfmt_io *io, const int *fds, size_t fd_count, int
     copy->threads = threads;
     copy->p = *placement;
     copy->end = copy->allocated = end;
-    copy->preallocates = target_fd >= 0 && !placement->fixed && placement->unit <= PIECE;
+    atomic_init(&copy->allocates, target_fd >= 0);
     copy->open_unit = copy->group = NO_UNIT;
     if (pthread_mutex_init(&copy->lock, NULL) != 0) {
         io->free(io->ctx, copy);

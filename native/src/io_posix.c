@@ -10,6 +10,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#define PAGED_FROM 65536
+
 static ssize_t posix_pread(void *ctx, int fd, void *buffer, size_t length, uint64_t offset)
 {
     (void)ctx;
@@ -68,10 +70,15 @@ static int posix_close(void *ctx, int fd)
     return close(fd);
 }
 
+/* Large buffers start on a page: some processors copy several times slower between the page cache and memory that
+ * malloc() places 16 bytes behind one (measured: 1.6 against 7.6 GB/s). */
 static void *posix_malloc(void *ctx, size_t size)
 {
     (void)ctx;
-    return malloc(size);
+    if (size < PAGED_FROM)
+        return malloc(size);
+    void *memory;
+    return posix_memalign(&memory, 4096, size) == 0 ? memory : NULL;
 }
 
 static void posix_free(void *ctx, void *memory)
