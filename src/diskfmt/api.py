@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from diskfmt.clearance import Clearance
 from diskfmt.conversion.progress import Progress
@@ -70,12 +71,28 @@ def map_rows(path: Path, *, format: str | None = None, follow: str | None = None
         DiskfmtError: while iterating too.
 
     """
+    with open_disk(path, format=format, follow=follow) as disk:
+        held: MapRow | None = None
+        for row in _drawn_rows(disk):
+            if held is not None and row.offset is None and replace(row, start=held.start, length=held.length) == held:
+                held = replace(held, length=held.length + row.length)
+                continue
+            if held is not None:
+                yield held
+            held = row
+        if held is not None:
+            yield held
+
+
+def _drawn_rows(disk: Disk) -> Iterator[MapRow]:
+    """The rows of each window; neighbours in two windows may say the same."""
+    from diskfmt.extents import outline
     from diskfmt.kinds import Kind
 
-    with open_disk(path, format=format, follow=follow) as disk:
-        for rows in disk.extents():
-            for row in rows.tolist():
-                start, length, host_off, _, _, _, file_id, kind, _, _ = row
+    for window in disk.extents():
+        rows = outline(window)
+        for at in range(0, len(rows), 4096):  # a Python object for each row takes twenty times its room
+            for start, length, host_off, _, _, _, file_id, kind, _, _ in rows[at : at + 4096].tolist():
                 stored = kind in (Kind.DATA, Kind.ENCODED)
                 yield MapRow(
                     start=start,

@@ -27,6 +27,7 @@ __all__ = [
     "clip",
     "from_units",
     "merge",
+    "outline",
     "require_normal",
 ]
 
@@ -141,6 +142,22 @@ def merge(rows: Rows) -> Rows:
     is_data = merged["kind"] == Kind.DATA
     merged["host_len"] = np.where(is_data, merged["length"], merged["host_len"])
     return merged
+
+
+def outline(rows: Rows) -> Rows:
+    """The same table with each run of frames in one file as one row: for people, who do not ask where a frame is.
+
+    No normal form: the columns of a joined row that say where its frame is are those of the first one.
+    """
+    if len(rows) < 2:
+        return rows
+    left, right = rows[:-1], rows[1:]
+    joined = (left["kind"] == Kind.ENCODED) & (right["kind"] == Kind.ENCODED)
+    joined &= left["file_id"] == right["file_id"]
+    heads = np.flatnonzero(np.concatenate(([True], ~joined)))
+    drawn = rows.take(heads)
+    drawn["length"] = np.add.reduceat(rows["length"], heads)
+    return drawn
 
 
 def require_normal(rows: Rows, start: int, stop: int, file_sizes: Iterable[int]) -> None:

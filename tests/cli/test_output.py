@@ -5,7 +5,7 @@ import json
 import pytest
 
 from diskfmt.cli import failure, output
-from diskfmt.cli.commands.map import json_lines, merged
+from diskfmt.cli.commands.map import json_lines
 from diskfmt.cli.progress import Bar, Lines, Meter, bar_line, eta_text
 from diskfmt.conversion.progress import Progress
 from diskfmt.errors import Finding, Reason, Severity
@@ -105,18 +105,6 @@ def test_map_says_what_has_no_place():
     rows = [row(0, 512, offset=0), row(512, 512, compressed=True), row(1024, 512)]
     lines = list(output.map_lines(rows))
     assert [line.split()[2] for line in lines[1:]] == ["0x0", "compressed", "unallocated"]
-
-
-def test_map_joins_compressed_neighbours_only_within_a_file():
-    rows = [
-        row(0, 1, compressed=True),
-        row(1, 1, compressed=True),
-        row(2, 1, compressed=True, name="g"),
-        row(3, 1, offset=8),
-        row(4, 1, offset=80),
-        row(5, 1),
-    ]
-    assert [(r.start, r.length) for r in merged(rows)] == [(0, 2), (2, 1), (3, 1), (4, 1), (5, 1)]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])

@@ -3,7 +3,6 @@
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain
 
 from diskfmt.cli.session import Session
@@ -17,23 +16,9 @@ def run(options: Namespace, session: Session) -> int:
 
     rows = api.map_rows(options.image, format=options.source_format, follow="pieces")
     first = next(rows, None)  # an image that is refused gives an error object, not an opened list
-    found = merged(rows if first is None else chain((first,), rows))
+    found = rows if first is None else chain((first,), rows)
     session.console.write_lines(json_lines(found) if session.console.json else output.map_lines(found))
     return 0
-
-
-def merged(rows: Iterable[MapRow]) -> Iterator[MapRow]:
-    """The same rows, with neighbours that say the same joined: compressed data has no place that could differ."""
-    held: MapRow | None = None
-    for row in rows:
-        if held is not None and row.offset is None and replace(row, start=held.start, length=held.length) == held:
-            held = replace(held, length=held.length + row.length)
-            continue
-        if held is not None:
-            yield held
-        held = row
-    if held is not None:
-        yield held
 
 
 def json_lines(rows: Iterable[MapRow]) -> Iterator[str]:
