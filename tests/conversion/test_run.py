@@ -6,8 +6,18 @@ import random
 import pytest
 
 import diskfmt
-from diskfmt import Clearance, DiskfmtError, InUseError, IOFailedError, NotReadyError, Reason, RefusedError, Severity, UsageError
-from diskfmt import engine
+from diskfmt import (
+    Clearance,
+    DiskfmtError,
+    InUseError,
+    IOFailedError,
+    NotReadyError,
+    Reason,
+    RefusedError,
+    Severity,
+    UsageError,
+    engine,
+)
 from diskfmt.engine import Fault, Op, SystemCalls
 
 MIB = 1 << 20
