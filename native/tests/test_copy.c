@@ -99,7 +99,7 @@ static dfmt_placement any_placement(uint64_t size)
         p.align = aligns[random_below(3)];
         p.marker = (uint32_t)random_below(2);
         p.allow_plain = (uint32_t)random_below(2);
-        p.window_bits = random_below(2) == 0 ? 12 : 15;
+        p.window_bits = random_below(2) == 0 && dfmt_can_encode(codec, 0, 12) ? 12 : 15;
     }
     if (!p.fixed && random_below(2) == 0) {
         p.group_units = 1 + random_below(20);
