@@ -56,7 +56,8 @@ def run(
     tell = watch or (lambda _: None)
     total = clearance.totals.stored if clearance.totals is not None else disk.size
     layout = plan.new_layout()
-    _refuse_same_file(disk, path)
+    for name in _names(path, layout.data_name):
+        _refuse_same_file(disk, name)
     with ExitStack() as stack:
         clearance.require((file.identity_now() for file in disk.files), disk.path)
         outputs = [stack.enter_context(TargetFile(name, force=force)) for name in _names(path, layout.data_name)]
@@ -108,8 +109,8 @@ def _names(path: str, data_name: str | None) -> tuple[str, ...]:
 def _refuse_same_file(disk: Disk, path: str) -> None:
     try:
         found = os.stat(path)
-    except OSError:
-        return
+    except (OSError, ValueError):
+        return  # not there; a name that cannot be is the business of TargetFile
     if any((found.st_dev, found.st_ino) == (file.identity.device, file.identity.inode) for file in disk.files):
         raise RefusedError(
             "the output is the source", reason=Reason.OUTPUT_BUSY, path=path, remedy="choose another name"

@@ -6,6 +6,7 @@ Whatever happens before the rename, the temp is removed and the final name is un
 data go through the engine's table of system calls.
 """
 
+import errno
 import os
 import secrets
 import stat
@@ -15,6 +16,7 @@ from typing import Final, Self
 
 from diskfmt import engine
 from diskfmt.errors import IOFailedError, Reason, RefusedError
+from diskfmt.escape import escape
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -38,7 +40,8 @@ class TargetFile:
         self._dir_fd = -1
         self._replaces = False
         self.fd = -1
-        self._temp = f".{self._name[:200]}.{secrets.token_hex(6)}.part"
+        # Names are limited in bytes, not in characters.
+        self._temp = f".{os.fsdecode(os.fsencode(self._name)[:200])}.{secrets.token_hex(6)}.part"
         self.temp_path = os.path.join(self._directory, self._temp)
         try:
             self._dir_fd = os.open(self._directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -60,8 +63,15 @@ class TargetFile:
     def _refuse_existing(self) -> None:
         try:
             found = os.lstat(self.path)
-        except OSError:
+            if stat.S_ISLNK(found.st_mode):
+                with suppress(OSError):  # a link that leads nowhere
+                    found = os.stat(self.path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG or not self._name:
+                raise _bad_name(self.path, error.errno or errno.EINVAL) from None
             return  # not there; what else is wrong is said when the temp is created
+        except ValueError:  # a NUL inside the name, or characters that no name can have
+            raise _bad_name(self.path, errno.EINVAL) from None
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             raise RefusedError(
                 "the output is not a regular file",
@@ -136,3 +146,13 @@ class TargetFile:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._discard()
+
+
+def _bad_name(path: str, number: int) -> IOFailedError:
+    return IOFailedError(
+        "no file can have this name",
+        errno=number,
+        reason=Reason.WRITE_ERROR,
+        path=escape(path),
+        remedy="choose another name, of at most 255 bytes",
+    )
