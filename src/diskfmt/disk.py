@@ -119,6 +119,8 @@ class Disk:
             raise error_from(blocker, path=self.path)
         if self.missing:
             raise error_from(not_opened(self.missing[0]), path=self.path)
+        if start < 0:
+            raise UsageError("an offset cannot be negative", path=self.path)
         end = self.size if stop is None else min(stop, self.size)
         if start >= end:
             return

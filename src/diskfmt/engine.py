@@ -384,7 +384,7 @@ class Copier:
     @end.setter
     def end(self, value: int) -> None:
         if lib.dfmt_copy_set_end(self._copy, value):
-            raise InternalError(f"the end of the target cannot move back to {value}")
+            raise InternalError(f"the end of the target cannot move back to {value}", remedy="please report this")
 
     def finish(self) -> None:
         """Add the room after a group that is still owed. Call after the last run."""

@@ -49,6 +49,7 @@ CREATOR_OS: Final = b"Wi2k"
 HEADER_AT: Final = FOOTER_SIZE
 TABLE_AT: Final = HEADER_AT + DYNAMIC_SIZE
 
+_MAX_DIGITS: Final = 20  # of a time: int() refuses thousands of them with an error of its own
 _PADDED: Final = {creator.rstrip(b" \0").decode(): creator for creator in SIZE_CREATORS}
 
 
@@ -125,7 +126,7 @@ def _timestamp(text: str | None) -> int:
     """Seconds since 2000 from a text of seconds since 1970; without one, from SOURCE_DATE_EPOCH, or 0."""
     name = "timestamp" if text is not None else "SOURCE_DATE_EPOCH"
     value = text if text is not None else os.environ.get("SOURCE_DATE_EPOCH") or str(EPOCH)
-    if not (value.isascii() and value.isdecimal()) or int(value) - EPOCH > UNUSED:
+    if not (value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS) or int(value) - EPOCH > UNUSED:
         raise UsageError(f"{name} {value!r} is not a time that a VHD can hold",
                          remedy=f"give seconds since 1970, up to {EPOCH + UNUSED}")
     return max(0, int(value) - EPOCH)
