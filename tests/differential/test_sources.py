@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from oracles.info import disagreements
 from oracles.readers import qemu_info, qemu_map
 
 import diskfmt
@@ -31,7 +32,7 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("source", [pytest.param(s, id=s.name) for s in _CONTAINERS])
-@pytest.mark.parametrize("disk", [pytest.param(d, id=d.name) for d in (DISKS[5], DISKS[9], DISKS[13])])
+@pytest.mark.parametrize("disk", [pytest.param(d, id=d.name) for d in (DISKS[5], DISKS[9])])
 def test_map_of_qemu_image_equals_map_of_qemu(source: Source, disk: DiskSpec, shelf: Shelf) -> None:
     if source.name in _FILES_AS_DISK:
         pytest.skip("qemu-img shows the holes of the data file, which depend on the file system")
@@ -42,8 +43,9 @@ def test_map_of_qemu_image_equals_map_of_qemu(source: Source, disk: DiskSpec, sh
 
 
 @pytest.mark.parametrize("source", [pytest.param(s, id=s.name) for s in _CONTAINERS])
-@pytest.mark.parametrize("disk", [pytest.param(d, id=d.name) for d in DISKS])
-def test_guest_of_qemu_image_read_at_is_the_disk(source: Source, disk: DiskSpec, shelf: Shelf) -> None:
+@pytest.mark.parametrize("turn", range(3))
+def test_guest_of_qemu_image_read_at_is_the_disk(source: Source, turn: int, shelf: Shelf) -> None:
+    disk = DISKS[(3 * _CONTAINERS.index(source) + 5 * turn) % len(DISKS)]
     image = shelf.image(disk, source)
     assert digest_by_diskfmt(image.path) == image.guest
 
@@ -54,20 +56,3 @@ def test_info_of_qemu_image_has_keys_of_qemu(source: Source, shelf: Shelf) -> No
     theirs = qemu_info(image.path, image.format)
     ours: dict[str, Any] = json.loads(json.dumps(diskfmt.inspect(image.path).to_json()))
     assert disagreements(ours, theirs) == {}
-
-
-def disagreements(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[object, object]]:
-    """Keys of qemu-img's info that ours lacks or answers differently; format names and file names aside."""
-    theirs = {key: value for key, value in theirs.items() if key not in ("filename", "children", "actual-size")}
-    wanted = _flat(theirs)
-    got = _flat(ours)
-    wrong = {key: (got.get(key, "absent"), value) for key, value in wanted.items() if got.get(key, "absent") != value}
-    return {key: pair for key, pair in wrong.items() if pair != ("vhd", "vpc") and not key.endswith("filename")}
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {k: v for key, entry in value.items() for k, v in _flat(entry, f"{at}/{key}").items()}
-    if isinstance(value, list):
-        return {k: v for i, entry in enumerate(value) for k, v in _flat(entry, f"{at}/{i}").items()}
-    return {at: value}
