@@ -25,6 +25,7 @@ help:
 	@echo 'make test           lint, types, layers, C tests, sanitizers, and the quick Python suite'
 	@echo 'make lint           ruff, mypy --strict, layer contracts'
 	@echo 'make test-c         C unit tests'
+	@echo 'make test-python    the quick Python suite'
 	@echo 'make test-slow      the tests that `make test` leaves out'
 	@echo 'make test-wheel     build the wheel, install it into an empty environment, convert with it'
 	@echo 'make sanitize       C tests and the Python suite with ASan and UBSan; C tests with TSan'
@@ -74,9 +75,13 @@ demo: $(STAMP)
 .PHONY: test
 test: $(STAMP) $(TOOLS)
 	@tools/sysdeps.sh test
-	@$(MAKE) --no-print-directory lint test-c sanitize-c
+	@$(MAKE) --no-print-directory lint test-c sanitize-c test-python
+
+# The benchmarks' plugin would only say that it does not work beside xdist.
+.PHONY: test-python
+test-python: $(STAMP) $(TOOLS)
 	@echo '== python tests'
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' $(PYTEST)
+	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' --benchmark-disable $(PYTEST)
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
