@@ -1,0 +1,1 @@
+"""diskfmt against its peers: `python -m benchmarks`, or `make bench`."""
