@@ -14,7 +14,7 @@ from differential.verify import files_of, fingerprint
 _DISKS = (
     DiskSpec(shape="sparse", size=33 * MIB),
     DiskSpec(shape="full", size=7 * MIB + SECTOR),
-    DiskSpec(shape="alternating", size=33 * MIB + 3 * SECTOR),
+    DiskSpec(shape="alternating", size=9 * MIB + 3 * SECTOR),
 )
 _CHOSEN = [
     target
@@ -25,15 +25,23 @@ _CHOSEN = [
 ]
 
 
-@pytest.mark.parametrize("target", [pytest.param(target, id=target.name) for target in _CHOSEN])
-@pytest.mark.parametrize("name", ["raw", "qcow2-zlib", "vmdk-stream"])
+# Where nothing is compressed, one source is enough.
+_THREADED = [
+    pytest.param(target, name, id=f"{target.name}-{name}")
+    for target in _CHOSEN
+    for name in ("raw", "qcow2-zlib", "vmdk-stream")
+    if target.codec or name == "qcow2-zlib"
+]
+
+
+@pytest.mark.parametrize(("target", "name"), _THREADED)
 def test_threads_any_number_same_bytes(target: Target, name: str, shelf: Shelf, tmp_path: Path) -> None:
     source = next(source for source in SOURCES if source.name == name)
     out = str(tmp_path / f"out.{target.format}")
     disk = _DISKS[(TARGETS.index(target) + len(name)) % len(_DISKS)]
     image = shelf.image(disk, source)
     prints = []
-    for threads in (1, 2, 5, 2):
+    for threads in (1, 2, 5):
         diskfmt.convert(
             image.path,
             out,
