@@ -41,7 +41,13 @@ esac
 case $purpose in
 test) have strace || want="$want strace" ;;
 fuzz) have clang || want="$want clang" ;;
-boot) have qemu-system-x86_64 || want="$want qemu-system-x86" ;;
+boot)
+  have qemu-system-x86_64 || want="$want qemu-system-x86"
+  have qemu-img || want="$want qemu-utils"
+  have mke2fs || want="$want e2fsprogs"
+  have debootstrap || want="$want debootstrap"
+  { have extlinux && [ -e /usr/lib/EXTLINUX/mbr.bin ]; } || want="$want extlinux"
+  ;;
 esac
 
 missing="$need$want"
@@ -92,6 +98,9 @@ for package in $need; do
 done
 case $missing in
 *-dev*) echo "diskfmt: missing codec libraries are built from pinned sources instead" >&2 ;;
+esac
+case $missing in
+*qemu-system-x86* | *debootstrap* | *extlinux*) echo "diskfmt: without them no disk is booted" >&2 ;;
 esac
 case $missing in
 *qemu-utils* | *e2fsprogs* | *dosfstools* | *fdisk* | *strace* | *mtools*)
