@@ -29,7 +29,7 @@ def test_only_the_engine_imports_the_c_module():
 
 def test_construct_stays_in_headers_and_records():
     importers = {path.stem for path in MODULES if any(name.startswith("construct") for name in imports(path))}
-    assert importers .isdisjoint({"map", "layout", "check"})
+    assert importers.isdisjoint({"map", "layout", "check"})
     assert not any(".compile()" in path.read_text() for path in MODULES)
 
 

@@ -19,8 +19,10 @@ SUITE = "bookworm"
 _BOOT_CODE = "/usr/lib/EXTLINUX/mbr.bin"
 _BOOT_CODE_SIZE = 440
 _SOURCES = ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources")
-_PROGRAMS = ("debootstrap", "extlinux", "mke2fs", "mount", "qemu-img", "qemu-system-x86_64")
+_PROGRAMS = ("debootstrap", "extlinux", "mke2fs", "mount", "qemu-img", "qemu-system-x86_64", "unshare")
 _COVERED = ("dev", "proc", "run", "sys")  # other file systems are mounted over these
+# What debootstrap mounts and starts ends with it, even if it is killed.
+_ISOLATED = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 _TIMEOUT = 1200.0
 
 _LOADER = """\
@@ -87,7 +89,7 @@ def build(folder: str, say: Callable[[str], None]) -> BootDisk:
     say(f"debootstrap: {SUITE}, minbase, with a kernel")
     # The cloud kernel has the drivers of virtio and an initramfs of a third of the size.
     included = "--include=linux-image-cloud-amd64"
-    _run("debootstrap", "--variant=minbase", included, SUITE, root, *_mirror())
+    _run(*_ISOLATED, "debootstrap", "--variant=minbase", included, SUITE, root, *_mirror())
     say("file system, boot loader, partition table")
     disk = BootDisk(
         path=os.path.join(folder, "boot.raw"),

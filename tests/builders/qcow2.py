@@ -100,8 +100,16 @@ def snapshot(l1_offset: int, l1_size: int, *, id: bytes = b"1", name: bytes = b"
     return entry.ljust(-(-len(entry) // 8) * 8, b"\0")
 
 
-def bitmap(table_offset: int, table_size: int, *, flags: int = 2, kind: int = 1, bits: int = 16, name: bytes = b"b",
-           extra: bytes = b"") -> bytes:
+def bitmap(
+    table_offset: int,
+    table_size: int,
+    *,
+    flags: int = 2,
+    kind: int = 1,
+    bits: int = 16,
+    name: bytes = b"b",
+    extra: bytes = b"",
+) -> bytes:
     """One entry of the bitmap directory."""
     entry = struct.pack(">QIIBBHI", table_offset, table_size, flags, kind, bits, len(name), len(extra)) + extra + name
     return entry.ljust(-(-len(entry) // 8) * 8, b"\0")

@@ -14,11 +14,11 @@ from diskfmt.clearance import Clearance
 from diskfmt.conversion.plan import Plan
 from diskfmt.conversion.progress import Progress, Watcher, supervised
 from diskfmt.conversion.verify import verify_output
-from diskfmt.treehash import fingerprint_bytes
 from diskfmt.disk import Disk
 from diskfmt.errors import Reason, RefusedError
 from diskfmt.formats.base import Finale, Layout, Piece
 from diskfmt.stores.target import TargetFile
+from diskfmt.treehash import fingerprint_bytes
 
 _WINDOW_UNITS = extents.WINDOW_ROWS
 

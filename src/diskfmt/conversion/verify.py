@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 from diskfmt.conversion.plan import Plan
 from diskfmt.conversion.progress import Progress, Watcher, supervised
-from diskfmt.treehash import guest_digest
 from diskfmt.disk import Disk
 from diskfmt.errors import DiskfmtError, IOFailedError, Reason
 from diskfmt.stores.source import SourceFile
+from diskfmt.treehash import guest_digest
 
 
 def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], *, threads: int, total: int, tell: Watcher) -> str:

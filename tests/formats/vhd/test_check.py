@@ -95,9 +95,7 @@ def test_every_fault_of_the_table_is_found_in_one_walk(tmp_path: Path) -> None:
 
 def test_blocks_that_share_a_place_over_windows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhd_check, "WINDOW_ROWS", 1)
-    image = build.dynamic(
-        8 * BLOCK, dict.fromkeys(range(5), (b"\xff", b"x")), block_size=BLOCK
-    )
+    image = build.dynamic(8 * BLOCK, dict.fromkeys(range(5), (b"\xff", b"x")), block_size=BLOCK)
     image = build.set_entry(image, 7, build.entry(image, 0))
     findings, _ = run(tmp_path, build.set_entry(image, 4, 0xFFFFFFFF))
     assert kinds(findings) == [(ERROR, Reason.SHARED_CLUSTERS)]
@@ -146,9 +144,7 @@ def test_more_blocks_than_fit_into_the_file_are_found(tmp_path: Path, monkeypatc
 def test_bitmaps_are_taken_apart_in_pieces_with_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = build.dynamic(
-        8 * BLOCK, {n: (bytes([0xFF ^ 1 << n]), b"x" * BLOCK) for n in range(8)}, block_size=BLOCK
-    )
+    image = build.dynamic(8 * BLOCK, {n: (bytes([0xFF ^ 1 << n]), b"x" * BLOCK) for n in range(8)}, block_size=BLOCK)
     whole = run(tmp_path, image)
     monkeypatch.setattr(vhd_check, "MAX_BITS", 8)
     monkeypatch.setattr(vhd_map, "MAX_BITMAP_BYTES", 1024)

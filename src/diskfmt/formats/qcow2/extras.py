@@ -109,20 +109,29 @@ def snapshots(source: SourceFile, header: Qcow2) -> Iterator[Snapshot]:
     if not header.snapshot_count:
         return
     if header.snapshot_count > MAX_SNAPSHOTS:
-        raise LimitError(f"{header.snapshot_count} snapshots, at most {MAX_SNAPSHOTS} are read",
-                         reason=Reason.LIMIT_METADATA, offset=60, remedy=_REPAIR)
+        raise LimitError(
+            f"{header.snapshot_count} snapshots, at most {MAX_SNAPSHOTS} are read",
+            reason=Reason.LIMIT_METADATA,
+            offset=60,
+            remedy=_REPAIR,
+        )
     start = position = header.snapshots_offset
     if start < header.cluster_size:
-        raise CorruptError(f"the snapshot table at {start:#x} overlaps the header", reason=Reason.OVERLAP,
-                           offset=64, remedy=_REPAIR)
+        raise CorruptError(
+            f"the snapshot table at {start:#x} overlaps the header", reason=Reason.OVERLAP, offset=64, remedy=_REPAIR
+        )
     if start % header.cluster_size:
         raise CorruptError(f"the snapshot table at {start:#x} is not cluster aligned", offset=64, remedy=_REPAIR)
     for index in range(header.snapshot_count):
         snapshot = _snapshot(source, header, position, index)
         position = snapshot.end
         if position - start > MAX_SNAPSHOT_TABLE:
-            raise LimitError(f"the snapshot table is larger than {MAX_SNAPSHOT_TABLE} bytes",
-                             reason=Reason.LIMIT_METADATA, offset=start, remedy=_REPAIR)
+            raise LimitError(
+                f"the snapshot table is larger than {MAX_SNAPSHOT_TABLE} bytes",
+                reason=Reason.LIMIT_METADATA,
+                offset=start,
+                remedy=_REPAIR,
+            )
         yield snapshot
 
 
@@ -140,13 +149,21 @@ def _snapshot(source: SourceFile, header: Qcow2, position: int, index: int) -> S
     # The last entry's padding may be missing, its texts may not.
     _require_inside(source, header, position, name_at + record.name_size, f"snapshot {index}")
     if record.l1_size * 8 > MAX_L1:
-        raise LimitError(f"the L1 table of snapshot {index} has {record.l1_size} entries, at most {MAX_L1 // 8} "
-                         "are read", reason=Reason.LIMIT_METADATA, offset=position + 8, remedy=_REPAIR)
+        raise LimitError(
+            f"the L1 table of snapshot {index} has {record.l1_size} entries, at most {MAX_L1 // 8} are read",
+            reason=Reason.LIMIT_METADATA,
+            offset=position + 8,
+            remedy=_REPAIR,
+        )
     if record.l1_offset % header.cluster_size:
-        raise CorruptError(f"the L1 table of snapshot {index} at {record.l1_offset:#x} is not cluster aligned",
-                           offset=position, remedy=_REPAIR)
-    _require_inside(source, header, position, record.l1_offset + 8 * record.l1_size,
-                    f"the L1 table of snapshot {index}")
+        raise CorruptError(
+            f"the L1 table of snapshot {index} at {record.l1_offset:#x} is not cluster aligned",
+            offset=position,
+            remedy=_REPAIR,
+        )
+    _require_inside(
+        source, header, position, record.l1_offset + 8 * record.l1_size, f"the L1 table of snapshot {index}"
+    )
     extra = source.read_at(extra_at, min(record.extra_size, 24))
     number = [int.from_bytes(extra[at : at + 8]) if len(extra) >= at + 8 else None for at in (0, 8, 16)]
     return Snapshot(
@@ -171,8 +188,11 @@ def bitmaps_header(source: SourceFile, header: Qcow2) -> BitmapsHeader | None:
     if extension is None:
         return None
     if extension.length != BITMAPS_SIZE:
-        raise CorruptError(f"the bitmaps extension has {extension.length} bytes, not {BITMAPS_SIZE}",
-                           offset=extension.offset, remedy=_REPAIR)
+        raise CorruptError(
+            f"the bitmaps extension has {extension.length} bytes, not {BITMAPS_SIZE}",
+            offset=extension.offset,
+            remedy=_REPAIR,
+        )
     return parse_bitmaps(source.read_at(extension.offset, BITMAPS_SIZE))
 
 
@@ -190,22 +210,29 @@ def bitmaps(source: SourceFile, header: Qcow2) -> Iterator[Bitmap]:
     extension = header.extension(EXT_BITMAPS)
     at = extension.offset if extension else 0
     if not directory.count or directory.reserved:
-        raise CorruptError(f"the bitmaps extension counts {directory.count} bitmaps, its reserved field is "
-                           f"{directory.reserved:#x}", offset=at, remedy=_REPAIR)
+        raise CorruptError(
+            f"the bitmaps extension counts {directory.count} bitmaps, its reserved field is {directory.reserved:#x}",
+            offset=at,
+            remedy=_REPAIR,
+        )
     if directory.count > MAX_BITMAPS or directory.size > MAX_BITMAP_DIRECTORY:
         raise LimitError(f"{directory.count} bitmaps in a directory of {directory.size} bytes, at most "
                          f"{MAX_BITMAPS} in {MAX_BITMAP_DIRECTORY} are read", reason=Reason.LIMIT_METADATA,
                          offset=at, remedy=_REPAIR)  # fmt: skip
     if directory.offset % header.cluster_size or directory.offset < header.cluster_size:
-        raise CorruptError(f"the bitmap directory at {directory.offset:#x} is not cluster aligned behind the "
-                           "header", offset=at + 16, remedy=_REPAIR)
+        raise CorruptError(
+            f"the bitmap directory at {directory.offset:#x} is not cluster aligned behind the header",
+            offset=at + 16,
+            remedy=_REPAIR,
+        )
     end = directory.offset + directory.size
     _require_inside(source, header, at + 16, end, "the bitmap directory")
     position = directory.offset
     for index in range(directory.count):
         if position + BITMAP_SIZE > end:
-            raise CorruptError(f"the bitmap directory ends before bitmap {index} of {directory.count}",
-                               offset=position, remedy=_REPAIR)
+            raise CorruptError(
+                f"the bitmap directory ends before bitmap {index} of {directory.count}", offset=position, remedy=_REPAIR
+            )
         record = parse_bitmap(source.read_at(position, BITMAP_SIZE))
         following = align_up(position + BITMAP_SIZE + record.extra_size + record.name_size, 8)
         if following > end:
@@ -217,19 +244,32 @@ def bitmaps(source: SourceFile, header: Qcow2) -> Iterator[Bitmap]:
 def _bitmap(source: SourceFile, header: Qcow2, record: BitmapRecord, position: int, index: int) -> Bitmap:
     known = IN_USE | AUTO | EXTRA_COMPATIBLE
     if record.kind != 1 or record.flags & ~known:
-        raise CorruptError(f"bitmap {index} has type {record.kind} and flags {record.flags:#x}, known are type 1 "
-                           f"and flags {known:#x}", offset=position + 12, remedy=_REPAIR)
+        raise CorruptError(
+            f"bitmap {index} has type {record.kind} and flags {record.flags:#x}, known are type 1 and flags {known:#x}",
+            offset=position + 12,
+            remedy=_REPAIR,
+        )
     if not 9 <= record.granularity_bits <= 31:
-        raise CorruptError(f"bitmap {index} has a granularity of 2^{record.granularity_bits}, known are 2^9 to "
-                           "2^31", offset=position + 17, remedy=_REPAIR)
+        raise CorruptError(
+            f"bitmap {index} has a granularity of 2^{record.granularity_bits}, known are 2^9 to 2^31",
+            offset=position + 17,
+            remedy=_REPAIR,
+        )
     if not 1 <= record.name_size <= MAX_NAME:
-        raise CorruptError(f"the name of bitmap {index} has {record.name_size} bytes, not 1 to {MAX_NAME}",
-                           offset=position + 18, remedy=_REPAIR)
+        raise CorruptError(
+            f"the name of bitmap {index} has {record.name_size} bytes, not 1 to {MAX_NAME}",
+            offset=position + 18,
+            remedy=_REPAIR,
+        )
     if record.table_offset % header.cluster_size or record.table_offset < header.cluster_size:
-        raise CorruptError(f"the table of bitmap {index} at {record.table_offset:#x} is not cluster aligned behind "
-                           "the header", offset=position, remedy=_REPAIR)
-    _require_inside(source, header, position, record.table_offset + 8 * record.table_size,
-                    f"the table of bitmap {index}")
+        raise CorruptError(
+            f"the table of bitmap {index} at {record.table_offset:#x} is not cluster aligned behind the header",
+            offset=position,
+            remedy=_REPAIR,
+        )
+    _require_inside(
+        source, header, position, record.table_offset + 8 * record.table_size, f"the table of bitmap {index}"
+    )
     return Bitmap(
         name=_text(source, position + BITMAP_SIZE + record.extra_size, record.name_size),
         flags=record.flags,
@@ -241,8 +281,12 @@ def _bitmap(source: SourceFile, header: Qcow2, record: BitmapRecord, position: i
 
 def _require_inside(source: SourceFile, header: Qcow2, at: int, end: int, what: str) -> None:
     if end > source.size:
-        raise CorruptError(f"{what} ends at {end:#x}, the file at {source.size:#x}",
-                           reason=outside(header, end), offset=at, remedy=_REPAIR)
+        raise CorruptError(
+            f"{what} ends at {end:#x}, the file at {source.size:#x}",
+            reason=outside(header, end),
+            offset=at,
+            remedy=_REPAIR,
+        )
 
 
 def _text(source: SourceFile, offset: int, length: int) -> str:

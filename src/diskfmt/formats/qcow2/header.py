@@ -111,17 +111,26 @@ def _read_header(source: SourceFile) -> Qcow2:
     """The fixed fields. Each is checked here only as far as the next read depends on it."""
     magic, fields = parse_fixed(source.read_at(0, HEADER_V2_SIZE))
     if magic != MAGIC:
-        raise RefusedError(f"no qcow2 header: the file starts with {magic!r}", reason=Reason.FORMAT_MISMATCH,
-                           offset=0, remedy="name the right format")
+        raise RefusedError(
+            f"no qcow2 header: the file starts with {magic!r}",
+            reason=Reason.FORMAT_MISMATCH,
+            offset=0,
+            remedy="name the right format",
+        )
     version, bits = fields["version"], fields["cluster_bits"]
     if version not in (2, 3):
         raise RefusedError(f"version {version}, known are 2 and 3", offset=4, remedy=_CONVERT)
     if bits < MIN_CLUSTER_BITS:
-        raise CorruptError(f"clusters of 2^{bits} bytes, the smallest are 2^{MIN_CLUSTER_BITS}", offset=20,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"clusters of 2^{bits} bytes, the smallest are 2^{MIN_CLUSTER_BITS}", offset=20, remedy=_COPY_AGAIN
+        )
     if bits > MAX_CLUSTER_BITS:
-        raise LimitError(f"clusters of 2^{bits} bytes, the largest that are read are 2^{MAX_CLUSTER_BITS}",
-                         reason=Reason.LIMIT_METADATA, offset=20, remedy=_CONVERT)
+        raise LimitError(
+            f"clusters of 2^{bits} bytes, the largest that are read are 2^{MAX_CLUSTER_BITS}",
+            reason=Reason.LIMIT_METADATA,
+            offset=20,
+            remedy=_CONVERT,
+        )
     header = Qcow2(**fields)
     return header if version == 2 else _read_version_3(source, header)
 
@@ -130,46 +139,74 @@ def _read_version_3(source: SourceFile, header: Qcow2) -> Qcow2:
     features = parse_features(source.read_at(HEADER_V2_SIZE, HEADER_V3_SIZE - HEADER_V2_SIZE))
     length = features["header_length"]
     if length < HEADER_V3_SIZE or length % 8:
-        raise CorruptError(f"header of {length} bytes, not a multiple of 8 from {HEADER_V3_SIZE} on", offset=100,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"header of {length} bytes, not a multiple of 8 from {HEADER_V3_SIZE} on", offset=100, remedy=_COPY_AGAIN
+        )
     if length > min(MAX_HEADER, header.cluster_size):
         raise LimitError(f"header of {length} bytes, the longest that is read has "
                          f"{min(MAX_HEADER, header.cluster_size)}", reason=Reason.LIMIT_METADATA, offset=100,
                          remedy=_CONVERT)  # fmt: skip
     kind = source.read_at(HEADER_V3_SIZE, 1)[0] if length > HEADER_V3_SIZE else 0
     if bool(features["incompatible"] & COMPRESSION_TYPE) != bool(kind):
-        raise CorruptError(f"compression type {kind}, but the feature bit that announces another one than 0 is "
-                           f"{'clear' if kind else 'set'}", offset=HEADER_V3_SIZE, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"compression type {kind}, but the feature bit that announces another one than 0 is "
+            f"{'clear' if kind else 'set'}",
+            offset=HEADER_V3_SIZE,
+            remedy=_COPY_AGAIN,
+        )
     return replace(header, compression_type=kind, **features)
 
 
 def _require_sizes(header: Qcow2) -> None:
     if header.virtual_size > MAX_VIRTUAL_SIZE:
-        raise LimitError(f"virtual size {header.virtual_size}, the largest that is read is {MAX_VIRTUAL_SIZE}",
-                         offset=24, remedy="check the image with the tool that wrote it")
+        raise LimitError(
+            f"virtual size {header.virtual_size}, the largest that is read is {MAX_VIRTUAL_SIZE}",
+            offset=24,
+            remedy="check the image with the tool that wrote it",
+        )
     if header.incompatible & EXTENDED_L2 and header.cluster_bits < MIN_EXTENDED_CLUSTER_BITS:
-        raise CorruptError(f"extended L2 entries with clusters of {header.cluster_size} bytes, the smallest with "
-                           f"them are {1 << MIN_EXTENDED_CLUSTER_BITS}", offset=72, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"extended L2 entries with clusters of {header.cluster_size} bytes, the smallest with "
+            f"them are {1 << MIN_EXTENDED_CLUSTER_BITS}",
+            offset=72,
+            remedy=_COPY_AGAIN,
+        )
     if header.l1_size * 8 > MAX_L1:
-        raise LimitError(f"L1 table of {header.l1_size} entries, at most {MAX_L1 // 8} are read",
-                         reason=Reason.LIMIT_METADATA, offset=36, remedy=_CONVERT)
+        raise LimitError(
+            f"L1 table of {header.l1_size} entries, at most {MAX_L1 // 8} are read",
+            reason=Reason.LIMIT_METADATA,
+            offset=36,
+            remedy=_CONVERT,
+        )
     if header.l1_size < header.l1_needed:
-        raise CorruptError(f"L1 table of {header.l1_size} entries, a disk of {header.virtual_size} bytes needs "
-                           f"{header.l1_needed}", offset=36, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"L1 table of {header.l1_size} entries, a disk of {header.virtual_size} bytes needs {header.l1_needed}",
+            offset=36,
+            remedy=_COPY_AGAIN,
+        )
 
 
 def _require_l1(source: SourceFile, header: Qcow2) -> None:
     if header.l1_offset % header.cluster_size:
-        raise CorruptError(f"the L1 table at {header.l1_offset:#x} is not cluster aligned", offset=40,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the L1 table at {header.l1_offset:#x} is not cluster aligned", offset=40, remedy=_COPY_AGAIN
+        )
     if not header.l1_size:
         return
     if header.l1_offset < header.cluster_size:
-        raise CorruptError(f"the L1 table at {header.l1_offset:#x} overlaps the header", reason=Reason.OVERLAP,
-                           offset=40, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the L1 table at {header.l1_offset:#x} overlaps the header",
+            reason=Reason.OVERLAP,
+            offset=40,
+            remedy=_COPY_AGAIN,
+        )
     if header.l1_end > source.size:
-        raise CorruptError(f"the L1 table ends at {header.l1_end:#x}, the file at {source.size:#x}",
-                           reason=outside(header, header.l1_end), offset=40, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the L1 table ends at {header.l1_end:#x}, the file at {source.size:#x}",
+            reason=outside(header, header.l1_end),
+            offset=40,
+            remedy=_COPY_AGAIN,
+        )
 
 
 def _extensions(source: SourceFile, header: Qcow2) -> Iterator[Extension]:
@@ -193,28 +230,42 @@ def _extensions(source: SourceFile, header: Qcow2) -> Iterator[Extension]:
             return
         data = position + EXTENSION_SIZE
         if length > end - data:
-            raise CorruptError(f"header extension {kind:#010x} of {length} bytes ends behind the area of the "
-                               f"extensions, {end:#x}", offset=position, remedy=_COPY_AGAIN)
+            raise CorruptError(
+                f"header extension {kind:#010x} of {length} bytes ends behind the area of the extensions, {end:#x}",
+                offset=position,
+                remedy=_COPY_AGAIN,
+            )
         if length > MAX_EXTENSION:
-            raise LimitError(f"header extension {kind:#010x} of {length} bytes, at most {MAX_EXTENSION} are read",
-                             reason=Reason.LIMIT_METADATA, offset=position, remedy=_CONVERT)
+            raise LimitError(
+                f"header extension {kind:#010x} of {length} bytes, at most {MAX_EXTENSION} are read",
+                reason=Reason.LIMIT_METADATA,
+                offset=position,
+                remedy=_CONVERT,
+            )
         yield Extension(kind=kind, offset=data, length=length)
         position = data + align_up(length, 8)
-    raise LimitError(f"more than {MAX_EXTENSIONS} header extensions", reason=Reason.LIMIT_METADATA,
-                     offset=position, remedy=_CONVERT)
+    raise LimitError(
+        f"more than {MAX_EXTENSIONS} header extensions", reason=Reason.LIMIT_METADATA, offset=position, remedy=_CONVERT
+    )
 
 
 def _require_backing_name(header: Qcow2) -> None:
     size, start = header.backing_size, header.backing_offset
     if size > MAX_NAME:
-        raise CorruptError(f"the name of the backing file has {size} bytes, the longest have {MAX_NAME}", offset=16,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the name of the backing file has {size} bytes, the longest have {MAX_NAME}", offset=16, remedy=_COPY_AGAIN
+        )
     if start and start < header.header_length:
-        raise CorruptError(f"the name of the backing file at {start:#x} overlaps the header", reason=Reason.OVERLAP,
-                           offset=8, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the name of the backing file at {start:#x} overlaps the header",
+            reason=Reason.OVERLAP,
+            offset=8,
+            remedy=_COPY_AGAIN,
+        )
     if start + size > header.cluster_size:
-        raise CorruptError(f"the name of the backing file at {start:#x} ends behind the first cluster", offset=8,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the name of the backing file at {start:#x} ends behind the first cluster", offset=8, remedy=_COPY_AGAIN
+        )
 
 
 def _finding(severity: Severity, reason: Reason, offset: int, message: str, remedy: str | None = None) -> Finding:
@@ -230,8 +281,12 @@ def _extension_findings(header: Qcow2) -> Iterator[Finding]:
                            f"the header extension for {EXTENSION_NAMES[extension.kind]} is there twice: readers "
                            "take one or the other", _COPY_AGAIN)  # fmt: skip
         elif extension.kind not in EXTENSION_NAMES:
-            yield _finding(NOTE, Reason.UNKNOWN_FEATURE, at,
-                           f"unknown header extension {extension.kind:#010x} of {extension.length} bytes")
+            yield _finding(
+                NOTE,
+                Reason.UNKNOWN_FEATURE,
+                at,
+                f"unknown header extension {extension.kind:#010x} of {extension.length} bytes",
+            )
         seen.add(extension.kind)
     if EXT_ENCRYPTION in seen and header.crypt_method != LUKS:
         yield _finding(ERROR, Reason.DIFFERENTIAL, 32,
@@ -251,19 +306,35 @@ def _extension_findings(header: Qcow2) -> Iterator[Finding]:
 def _feature_findings(source: SourceFile, header: Qcow2) -> Iterator[Finding]:
     names = _feature_names(source, header)
     for bit in _bits(header.incompatible & ~KNOWN_INCOMPATIBLE):
-        yield _finding(ERROR, Reason.UNKNOWN_FEATURE, 72,
-                       f"unknown incompatible feature, bit {bit}{_called(names, 0, bit)}", _CONVERT)
+        yield _finding(
+            ERROR,
+            Reason.UNKNOWN_FEATURE,
+            72,
+            f"unknown incompatible feature, bit {bit}{_called(names, 0, bit)}",
+            _CONVERT,
+        )
     for kind, value, at, label in ((1, header.compatible & ~KNOWN_COMPATIBLE, 80, "compatible"),
                                    (2, header.autoclear & ~KNOWN_AUTOCLEAR, 88, "autoclear")):  # fmt: skip
         for bit in _bits(value):
-            yield _finding(WARNING, Reason.UNKNOWN_FEATURE, at,
-                           f"unknown {label} feature, bit {bit}{_called(names, kind, bit)}")
+            yield _finding(
+                WARNING, Reason.UNKNOWN_FEATURE, at, f"unknown {label} feature, bit {bit}{_called(names, kind, bit)}"
+            )
     if header.compression_type not in COMPRESSION_NAMES:
-        yield _finding(ERROR, Reason.UNKNOWN_FEATURE, HEADER_V3_SIZE,
-                       f"unknown compression type {header.compression_type}", _CONVERT)
+        yield _finding(
+            ERROR,
+            Reason.UNKNOWN_FEATURE,
+            HEADER_V3_SIZE,
+            f"unknown compression type {header.compression_type}",
+            _CONVERT,
+        )
     if header.incompatible & EXTENDED_L2:
-        yield _finding(ERROR, Reason.UNSUPPORTED_SUBFORMAT, 72, "extended L2 entries are not read yet",
-                       "convert the image with qemu-img convert -O qcow2 -o extended_l2=off")
+        yield _finding(
+            ERROR,
+            Reason.UNSUPPORTED_SUBFORMAT,
+            72,
+            "extended L2 entries are not read yet",
+            "convert the image with qemu-img convert -O qcow2 -o extended_l2=off",
+        )
     if header.incompatible & CORRUPT:
         yield _finding(ERROR, Reason.CORRUPT_FLAG, 72, "a writer found the image corrupt and marked it", _COPY_AGAIN)
     if header.incompatible & DIRTY:
@@ -297,8 +368,13 @@ def _bits(value: int) -> Iterator[int]:
 def _content_findings(header: Qcow2) -> Iterator[Finding]:
     if header.crypt_method:
         name = {AES: "AES", LUKS: "LUKS"}.get(header.crypt_method, f"unknown method {header.crypt_method}")
-        yield _finding(ERROR, Reason.ENCRYPTED, 32, f"the disk is encrypted ({name})",
-                       "decrypt it with qemu-img convert and its passphrase")
+        yield _finding(
+            ERROR,
+            Reason.ENCRYPTED,
+            32,
+            f"the disk is encrypted ({name})",
+            "decrypt it with qemu-img convert and its passphrase",
+        )
     if header.virtual_size % SECTOR:
         yield _finding(ERROR, Reason.DIFFERENTIAL, 24,
                        f"virtual size {header.virtual_size} is not a multiple of {SECTOR}: readers cut the last "
@@ -315,19 +391,34 @@ def _reserved_findings(source: SourceFile, header: Qcow2) -> Iterator[Finding]:
 def _refcount_findings(source: SourceFile, header: Qcow2) -> Iterator[Finding]:
     """Defects of the reference counts as far as the header shows them: reading does without."""
     if header.refcount_order > MAX_REFCOUNT_ORDER:
-        yield _finding(WARNING, Reason.BAD_VALUE, 96,
-                       f"reference counts of 2^{header.refcount_order} bits, the widest have 64", _COPY_AGAIN)
+        yield _finding(
+            WARNING,
+            Reason.BAD_VALUE,
+            96,
+            f"reference counts of 2^{header.refcount_order} bits, the widest have 64",
+            _COPY_AGAIN,
+        )
     start, size = header.refcount_table_offset, header.refcount_table_clusters * header.cluster_size
     if start % header.cluster_size or start < header.cluster_size:
-        yield _finding(WARNING, Reason.BAD_VALUE, 48,
-                       f"the refcount table at {start:#x} is not cluster aligned behind the header", _COPY_AGAIN)
+        yield _finding(
+            WARNING,
+            Reason.BAD_VALUE,
+            48,
+            f"the refcount table at {start:#x} is not cluster aligned behind the header",
+            _COPY_AGAIN,
+        )
     elif size > MAX_REFCOUNT_TABLE:
         yield _finding(WARNING, Reason.LIMIT_METADATA, 56,
                        f"refcount table of {size} bytes, the largest that is read has {MAX_REFCOUNT_TABLE}",
                        _COPY_AGAIN)  # fmt: skip
     elif start + size > source.size:
-        yield _finding(WARNING, outside(header, start + size), 48,
-                       f"the refcount table ends at {start + size:#x}, the file at {source.size:#x}", _COPY_AGAIN)
+        yield _finding(
+            WARNING,
+            outside(header, start + size),
+            48,
+            f"the refcount table ends at {start + size:#x}, the file at {source.size:#x}",
+            _COPY_AGAIN,
+        )
 
 
 def _references(source: SourceFile, header: Qcow2) -> tuple[tuple[Reference, ...], list[Finding]]:
@@ -337,21 +428,33 @@ def _references(source: SourceFile, header: Qcow2) -> tuple[tuple[Reference, ...
         name = _name(source, header.backing_offset, header.backing_size if header.backing_offset else 0)
         kind = header.extension(EXT_BACKING_FORMAT)
         kind_name = _name(source, kind.offset, min(kind.length, MAX_FORMAT_NAME)) if kind else None
-        found.append((
-            Reference(kind="backing", name=name, format=kind_name, offset=header.backing_offset),
-            _finding(ERROR, Reason.EXTERNAL_REFERENCE, 8,
-                     "the image holds only what differs from a backing file, which is another file",
-                     "merge the two with qemu-img convert, if you trust the name of the backing file"),
-        ))
+        found.append(
+            (
+                Reference(kind="backing", name=name, format=kind_name, offset=header.backing_offset),
+                _finding(
+                    ERROR,
+                    Reason.EXTERNAL_REFERENCE,
+                    8,
+                    "the image holds only what differs from a backing file, which is another file",
+                    "merge the two with qemu-img convert, if you trust the name of the backing file",
+                ),
+            )
+        )
     extension = header.extension(EXT_DATA_FILE)
     if header.incompatible & DATA_FILE or extension:
         name = _name(source, extension.offset, min(extension.length, MAX_NAME)) if extension else ""
-        found.append((
-            Reference(kind="data-file", name=name, offset=extension.offset if extension else None),
-            _finding(ERROR, Reason.EXTERNAL_REFERENCE, 72,
-                     "the disk's data is in a data file, which is another file",
-                     "convert the image with qemu-img convert, if you trust the name of the data file"),
-        ))
+        found.append(
+            (
+                Reference(kind="data-file", name=name, offset=extension.offset if extension else None),
+                _finding(
+                    ERROR,
+                    Reason.EXTERNAL_REFERENCE,
+                    72,
+                    "the disk's data is in a data file, which is another file",
+                    "convert the image with qemu-img convert, if you trust the name of the data file",
+                ),
+            )
+        )
     findings = [finding for _, finding in found]
     findings += [
         _finding(ERROR, Reason.DIFFERENTIAL, reference.offset or 0,
@@ -381,8 +484,11 @@ def _snapshots(source: SourceFile, header: Qcow2) -> tuple[list[extras.Snapshot]
     except DiskfmtError as error:
         return found, [_doubt(error)]
     if header.snapshot_count > MAX_LISTED:
-        return found, [_finding(NOTE, Reason.LIMIT_METADATA, 60,
-                                f"{header.snapshot_count} snapshots, of which {MAX_LISTED} are listed")]
+        return found, [
+            _finding(
+                NOTE, Reason.LIMIT_METADATA, 60, f"{header.snapshot_count} snapshots, of which {MAX_LISTED} are listed"
+            )
+        ]
     return found, []
 
 
@@ -395,8 +501,9 @@ def _bitmaps(source: SourceFile, header: Qcow2) -> tuple[list[extras.Bitmap], li
         return found, [_doubt(error)]
     if len(found) > MAX_LISTED:
         at = header.extensions[0].offset
-        return found[:MAX_LISTED], [_finding(NOTE, Reason.LIMIT_METADATA, at,
-                                             f"more than {MAX_LISTED} bitmaps, of which that many are listed")]
+        return found[:MAX_LISTED], [
+            _finding(NOTE, Reason.LIMIT_METADATA, at, f"more than {MAX_LISTED} bitmaps, of which that many are listed")
+        ]
     return found, []
 
 

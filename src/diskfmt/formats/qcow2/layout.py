@@ -56,18 +56,23 @@ def layout(request: Request) -> Layout:
     version = _version(request)
     cluster = _cluster_size(request.options.get("cluster_size"))
     if request.options.get("refcount_bits", str(REFCOUNT_BITS)) != str(REFCOUNT_BITS):
-        raise UsageError(f"refcount_bits {request.options['refcount_bits']!r} is not written",
-                         remedy=f"leave it out, or give {REFCOUNT_BITS}")
+        raise UsageError(
+            f"refcount_bits {request.options['refcount_bits']!r} is not written",
+            remedy=f"leave it out, or give {REFCOUNT_BITS}",
+        )
     if request.virtual_size % SECTOR:
-        raise UsageError(f"a qcow2 disk of {request.virtual_size} bytes: the size must be a multiple of {SECTOR}",
-                         remedy="pad the source to whole sectors")
+        raise UsageError(
+            f"a qcow2 disk of {request.virtual_size} bytes: the size must be a multiple of {SECTOR}",
+            remedy="pad the source to whole sectors",
+        )
     if request.virtual_size > MAX_VIRTUAL_SIZE:
         raise LimitError(f"a disk of {request.virtual_size} bytes, the largest that is written has "
                          f"{MAX_VIRTUAL_SIZE}", remedy="use another format")  # fmt: skip
     _require_l1_room(request.virtual_size, cluster)
     codec, level = _compression(request, version)
-    return Qcow2Layout(version=version, cluster_size=cluster, virtual_size=request.virtual_size, codec=codec,
-                       level=level)
+    return Qcow2Layout(
+        version=version, cluster_size=cluster, virtual_size=request.virtual_size, codec=codec, level=level
+    )
 
 
 def _version(request: Request) -> int:
@@ -101,8 +106,11 @@ def _require_l1_room(virtual_size: int, cluster: int) -> None:
         return
     sizes = (1 << bits for bits in range(MIN_CLUSTER_BITS, MAX_CLUSTER_BITS + 1))
     enough = next(size for size in sizes if _l1_size(virtual_size, size) * 8 <= MAX_L1)
-    raise LimitError(f"a disk of {virtual_size} bytes in clusters of {cluster} needs an L1 table of more than "
-                     f"{MAX_L1} bytes", reason=Reason.LIMIT_METADATA, remedy=f"give -o cluster_size={enough}")
+    raise LimitError(
+        f"a disk of {virtual_size} bytes in clusters of {cluster} needs an L1 table of more than {MAX_L1} bytes",
+        reason=Reason.LIMIT_METADATA,
+        remedy=f"give -o cluster_size={enough}",
+    )
 
 
 def _compression(request: Request, version: int) -> tuple[Codec, int]:
@@ -274,8 +282,11 @@ class ReferenceCounts:
     def take(self, blocks: int, start: int) -> Piece:
         """The next `blocks` blocks as a piece at `start`, itself counted; they are forgotten."""
         if (self._written + blocks) * 8 > MAX_REFCOUNT_TABLE:
-            raise LimitError(f"the file needs a refcount table of more than {MAX_REFCOUNT_TABLE} bytes",
-                             reason=Reason.LIMIT_METADATA, remedy="give a larger -o cluster_size")
+            raise LimitError(
+                f"the file needs a refcount table of more than {MAX_REFCOUNT_TABLE} bytes",
+                reason=Reason.LIMIT_METADATA,
+                remedy="give a larger -o cluster_size",
+            )
         self.add(np.array([start], np.uint64), np.array([blocks * self._cluster], np.uint64))
         piece = self._piece(blocks, start)
         count = blocks * self._per_block

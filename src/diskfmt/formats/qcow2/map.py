@@ -114,19 +114,36 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
 def require_readable(header: Qcow2, path: str) -> None:
     """Raise RefusedError if the meaning of this image's L2 entries is not known."""
     if header.incompatible & ~KNOWN_INCOMPATIBLE:
-        raise RefusedError(f"unknown incompatible features {header.incompatible & ~KNOWN_INCOMPATIBLE:#x}",
-                           reason=Reason.UNKNOWN_FEATURE, path=path, offset=72,
-                           remedy="convert the image with the tool that wrote it")
+        raise RefusedError(
+            f"unknown incompatible features {header.incompatible & ~KNOWN_INCOMPATIBLE:#x}",
+            reason=Reason.UNKNOWN_FEATURE,
+            path=path,
+            offset=72,
+            remedy="convert the image with the tool that wrote it",
+        )
     if header.incompatible & EXTENDED_L2:
-        raise RefusedError("extended L2 entries are not read yet", path=path, offset=72,
-                           remedy="convert the image with qemu-img convert -O qcow2 -o extended_l2=off")
+        raise RefusedError(
+            "extended L2 entries are not read yet",
+            path=path,
+            offset=72,
+            remedy="convert the image with qemu-img convert -O qcow2 -o extended_l2=off",
+        )
     if header.incompatible & DATA_FILE:
-        raise RefusedError("the disk's data is in a data file, which is another file",
-                           reason=Reason.EXTERNAL_REFERENCE, path=path, offset=72,
-                           remedy="convert the image with qemu-img convert, if you trust the name of the data file")
+        raise RefusedError(
+            "the disk's data is in a data file, which is another file",
+            reason=Reason.EXTERNAL_REFERENCE,
+            path=path,
+            offset=72,
+            remedy="convert the image with qemu-img convert, if you trust the name of the data file",
+        )
     if header.compression_type not in COMPRESSION_NAMES:
-        raise RefusedError(f"unknown compression type {header.compression_type}", reason=Reason.UNKNOWN_FEATURE,
-                           path=path, offset=104, remedy="convert the image with the tool that wrote it")
+        raise RefusedError(
+            f"unknown compression type {header.compression_type}",
+            reason=Reason.UNKNOWN_FEATURE,
+            path=path,
+            offset=104,
+            remedy="convert the image with the tool that wrote it",
+        )
 
 
 def windows(source: SourceFile, header: Qcow2, l1_offset: int, clusters: range,
@@ -185,12 +202,21 @@ def l1_faults(header: Qcow2, file_size: int, entries: U64) -> Iterator[Fault]:
     """What is wrong with L1 entries."""
     offsets = entries & np.uint64(OFFSET_MASK)
     there = offsets != 0
-    yield Fault(mask=(entries & np.uint64(L1_RESERVED)) != 0, reason=Reason.BAD_VALUE,
-                what="L1 entry with reserved bits, points to {:#x}")
-    yield Fault(mask=offsets & np.uint64(header.cluster_size - 1) != 0, reason=Reason.BAD_VALUE,
-                what="L2 table at {:#x} is not cluster aligned")
-    yield Fault(mask=there & _on_metadata(header, offsets), reason=Reason.OVERLAP,
-                what="L2 table at {:#x} overlaps header or L1 table")
+    yield Fault(
+        mask=(entries & np.uint64(L1_RESERVED)) != 0,
+        reason=Reason.BAD_VALUE,
+        what="L1 entry with reserved bits, points to {:#x}",
+    )
+    yield Fault(
+        mask=offsets & np.uint64(header.cluster_size - 1) != 0,
+        reason=Reason.BAD_VALUE,
+        what="L2 table at {:#x} is not cluster aligned",
+    )
+    yield Fault(
+        mask=there & _on_metadata(header, offsets),
+        reason=Reason.OVERLAP,
+        what="L2 table at {:#x} overlaps header or L1 table",
+    )
     yield from _behind(header, file_size, there, offsets, np.uint64(header.cluster_size), name="L2 table")
 
 
@@ -222,8 +248,13 @@ def decode(header: Qcow2, file_size: int, entries: U64) -> tuple[Clusters, list[
         *_behind(header, file_size, data, offsets, cluster, name="cluster"),
     ]  # fmt: skip
     if header.version == 2:
-        faults.append(Fault(mask=zero, reason=Reason.BAD_VALUE,
-                            what="L2 entry with the zero flag, which version 2 does not have, points to {:#x}"))
+        faults.append(
+            Fault(
+                mask=zero,
+                reason=Reason.BAD_VALUE,
+                what="L2 entry with the zero flag, which version 2 does not have, points to {:#x}",
+            )
+        )
     clusters = Clusters(kind=kind, host_off=offsets, host_len=np.zeros_like(entries))
     if encoded.any():
         faults += _decode_frames(header, file_size, entries, clusters)
@@ -265,8 +296,11 @@ def _behind(header: Qcow2, file_size: int, there: Bools, offsets: U64, length: U
     ends = offsets + length
     behind = there & ((ends > np.uint64(file_size + spare)) | (offsets >= np.uint64(file_size)))
     far = ends > np.uint64(header.host_limit + spare)
-    yield Fault(mask=behind & far, reason=Reason.OUT_OF_FILE,
-                what=f"{name} at {{:#x}} is behind all that the refcount table can describe")
+    yield Fault(
+        mask=behind & far,
+        reason=Reason.OUT_OF_FILE,
+        what=f"{name} at {{:#x}} is behind all that the refcount table can describe",
+    )
     yield Fault(mask=behind & ~far, reason=Reason.TRUNCATED, what=f"{name} at {{:#x}} ends behind the file")
 
 

@@ -303,13 +303,15 @@ def build_header(fields: dict[str, int], *, compression_type: int) -> bytes:
     end = _EXTENSION.build({"kind": EXT_END, "length": 0})
     if fields["version"] == 2:
         return fixed + bytes(end)
-    features: bytes = _FEATURES.build({
-        "incompatible": COMPRESSION_TYPE if compression_type else 0,
-        "compatible": 0,
-        "autoclear": 0,
-        "refcount_order": 4,
-        "header_length": HEADER_V3_SIZE + 8,
-    })
+    features: bytes = _FEATURES.build(
+        {
+            "incompatible": COMPRESSION_TYPE if compression_type else 0,
+            "compatible": 0,
+            "autoclear": 0,
+            "refcount_order": 4,
+            "header_length": HEADER_V3_SIZE + 8,
+        }
+    )
     names = b"".join(bytes(key) + name.encode().ljust(46, b"\0") for key, name in _FEATURE_NAMES.items())
     table: bytes = _EXTENSION.build({"kind": EXT_FEATURE_TABLE, "length": len(names)})
     return b"".join((fixed, features, bytes((compression_type,)).ljust(8, b"\0"), table, names, end))

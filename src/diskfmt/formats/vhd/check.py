@@ -72,8 +72,7 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
     yield from _clear_findings(seen)
     yield from _unreachable(files[0], header)
     yield from _places(header, seen)
-    return Statistics(total_units=header.entries, stored_units=seen.stored, encoded_units=0,
-                      end=files[0].size)
+    return Statistics(total_units=header.entries, stored_units=seen.stored, encoded_units=0, end=files[0].size)
 
 
 def _look_at_clear(file: SourceFile, header: Vhd, part: Bitmaps, seen: _Seen, *, deep: bool) -> None:
@@ -116,16 +115,21 @@ def _clear_findings(seen: _Seen) -> Iterator[Finding]:
     if seen.hidden_at is not None:
         host, guest = seen.hidden_at
         yield Finding(
-            reason=Reason.DIFFERENTIAL, severity=Severity.WARNING, offset=host, guest_offset=guest,
+            reason=Reason.DIFFERENTIAL,
+            severity=Severity.WARNING,
+            offset=host,
+            guest_offset=guest,
             message=f"{format_size(seen.hidden * SECTOR)} of data under clear bits of the sector bitmaps: "
-                    "they read as zero, but readers that ignore bitmaps (qemu-img, dissect) show the data",
+            "they read as zero, but readers that ignore bitmaps (qemu-img, dissect) show the data",
             remedy="compare with the disk that the guest saw",
         )
     if seen.looked < seen.clear:
         yield Finding(
-            reason=Reason.DIFFERENTIAL, severity=Severity.NOTE,
+            reason=Reason.DIFFERENTIAL,
+            severity=Severity.NOTE,
             message=f"{format_size((seen.clear - seen.looked) * SECTOR)} under clear bits of the sector "
-                    "bitmaps were not looked at", remedy="check --deep looks at all",
+            "bitmaps were not looked at",
+            remedy="check --deep looks at all",
         )
 
 
@@ -137,10 +141,12 @@ def _unreachable(file: SourceFile, header: Vhd) -> Iterator[Finding]:
         if blocks.stored.any():
             index = first + int(np.argmax(blocks.stored))
             yield Finding(
-                reason=Reason.LEAKED, severity=Severity.WARNING, offset=dynamic.table_offset + 4 * index,
+                reason=Reason.LEAKED,
+                severity=Severity.WARNING,
+                offset=dynamic.table_offset + 4 * index,
                 guest_offset=index * dynamic.block_size,
                 message=f"block {index} is stored, but lies behind the end of the disk at "
-                        f"{header.footer.virtual_size} bytes",
+                f"{header.footer.virtual_size} bytes",
                 remedy="compare the size with what the guest saw",
             )
             return
@@ -150,8 +156,11 @@ def _places(header: Vhd, seen: _Seen) -> Iterator[Finding]:
     """Overlaps between windows, and space that nothing uses."""
     dynamic: Any = header.dynamic
     if seen.stored > MAX_PLACES:
-        yield Finding(reason=Reason.OVERLAP, severity=Severity.NOTE,
-                      message=f"{seen.stored} blocks are too many to compare all their places")
+        yield Finding(
+            reason=Reason.OVERLAP,
+            severity=Severity.NOTE,
+            message=f"{seen.stored} blocks are too many to compare all their places",
+        )
         return
     span = (dynamic.bitmap_size + dynamic.block_size) // SECTOR
     places = np.sort(np.concatenate(seen.places))
@@ -161,7 +170,9 @@ def _places(header: Vhd, seen: _Seen) -> Iterator[Finding]:
     if crossed and not (crossed == 1 and not (step == 0).any() and _last_is_short(header)):
         index = int(np.argmin(step))
         yield Finding(
-            reason=Reason.SHARED_CLUSTERS, severity=Severity.ERROR, offset=int(places[index + 1]) * SECTOR,
+            reason=Reason.SHARED_CLUSTERS,
+            severity=Severity.ERROR,
+            offset=int(places[index + 1]) * SECTOR,
             message=f"{crossed} blocks far apart on the disk share their place in the file",
             remedy="copy the image again, or repair it with the tool that wrote it",
         )
@@ -186,7 +197,9 @@ def _leaks(header: Vhd, dynamic: DynamicHeader, places: U32, step: U32, span: in
     leaked = unused > SLACK
     if leaked.any():
         yield Finding(
-            reason=Reason.LEAKED, severity=Severity.NOTE, offset=int(low[np.argmax(leaked)]),
+            reason=Reason.LEAKED,
+            severity=Severity.NOTE,
+            offset=int(low[np.argmax(leaked)]),
             message=f"{format_size(int(unused[leaked].sum()))} of the file belong to no block",
             remedy="convert the image to drop them",
         )

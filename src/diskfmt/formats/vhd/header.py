@@ -52,10 +52,19 @@ from diskfmt.units import MIB, SECTOR, ceil_div, is_power_of_two
 
 NOTE, WARNING, ERROR = Severity.NOTE, Severity.WARNING, Severity.ERROR
 _COPY_AGAIN: Final = "copy the image again, or repair it with the tool that wrote it"
-_DECIDING: Final = frozenset({
-    "version", "data_offset", "creator", "original_size", "current_size", "cylinders", "heads", "sectors",
-    "disk_type",
-})  # fields that make some reader show other bytes
+_DECIDING: Final = frozenset(
+    {
+        "version",
+        "data_offset",
+        "creator",
+        "original_size",
+        "current_size",
+        "cylinders",
+        "heads",
+        "sectors",
+        "disk_type",
+    }
+)  # fields that make some reader show other bytes
 _TEXT: Final = {b"W2ku": "utf-16-le", b"W2ru": "utf-16-le", b"MacX": "utf-8"}
 
 
@@ -111,8 +120,9 @@ def open_image(source: SourceFile) -> Image:
     header = Vhd(footer=footer, dynamic=None, data_end=data_end, cut=tail is None, entries=0)
     if footer.disk_type == FIXED:
         if tail is None:
-            raise CorruptError("the only footer is at the head and says fixed, which has no copy there",
-                               offset=0, remedy=_COPY_AGAIN)
+            raise CorruptError(
+                "the only footer is at the head and says fixed, which has no copy there", offset=0, remedy=_COPY_AGAIN
+            )
         found += _fixed_findings(footer, data_end)
     else:
         dynamic, good = _read_dynamic(source, header)
@@ -157,35 +167,52 @@ def _choose(tail: _Copy | None, head: _Copy | None) -> _Copy:
         return tail
     if head:
         return head
-    raise RefusedError("no VHD footer: neither the end nor the head of the file has the cookie 'conectix'",
-                       reason=Reason.FORMAT_MISMATCH,
-                       remedy="name the right format, or copy the image again if it was cut short")
+    raise RefusedError(
+        "no VHD footer: neither the end nor the head of the file has the cookie 'conectix'",
+        reason=Reason.FORMAT_MISMATCH,
+        remedy="name the right format, or copy the image again if it was cut short",
+    )
 
 
 def _require_footer(footer: Footer, at: int) -> None:
     if footer.version != VERSION:
-        raise RefusedError(f"footer of version {footer.version:#010x}, known is {VERSION:#010x}",
-                           offset=at + 12, remedy="convert the image with the tool that wrote it")
+        raise RefusedError(
+            f"footer of version {footer.version:#010x}, known is {VERSION:#010x}",
+            offset=at + 12,
+            remedy="convert the image with the tool that wrote it",
+        )
     if footer.disk_type not in TYPE_NAMES:
-        raise CorruptError(f"disk type {footer.disk_type}, known: 2 (fixed), 3 (dynamic), 4 (differencing)",
-                           offset=at + 60, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"disk type {footer.disk_type}, known: 2 (fixed), 3 (dynamic), 4 (differencing)",
+            offset=at + 60,
+            remedy=_COPY_AGAIN,
+        )
     if footer.current_size > MAX_VIRTUAL_SIZE:
-        raise LimitError(f"current size {footer.current_size}, a VHD has at most {MAX_VIRTUAL_SIZE} bytes",
-                         offset=at + 48, remedy="use another format for disks of this size")
+        raise LimitError(
+            f"current size {footer.current_size}, a VHD has at most {MAX_VIRTUAL_SIZE} bytes",
+            offset=at + 48,
+            remedy="use another format for disks of this size",
+        )
     if not footer.current_size or footer.current_size % SECTOR:
-        raise CorruptError(f"current size {footer.current_size} is not a positive multiple of 512",
-                           offset=at + 48, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"current size {footer.current_size} is not a positive multiple of 512", offset=at + 48, remedy=_COPY_AGAIN
+        )
     if footer.disk_type == FIXED:
         if footer.data_offset not in (NO_OFFSET, NO_OFFSET_OLD):
-            raise CorruptError(f"data offset {footer.data_offset:#x} in a fixed disk, which has none",
-                               offset=at + 16, remedy=_COPY_AGAIN)
+            raise CorruptError(
+                f"data offset {footer.data_offset:#x} in a fixed disk, which has none",
+                offset=at + 16,
+                remedy=_COPY_AGAIN,
+            )
     elif footer.data_offset % SECTOR or footer.data_offset < FOOTER_SIZE:
-        raise CorruptError(f"dynamic header at {footer.data_offset:#x}, not on a sector behind the footer",
-                           offset=at + 16, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"dynamic header at {footer.data_offset:#x}, not on a sector behind the footer",
+            offset=at + 16,
+            remedy=_COPY_AGAIN,
+        )
 
 
-def _finding(severity: Severity, reason: Reason, offset: int, message: str,
-             remedy: str | None = None) -> Finding:
+def _finding(severity: Severity, reason: Reason, offset: int, message: str, remedy: str | None = None) -> Finding:
     return Finding(severity=severity, reason=reason, offset=offset, message=message, remedy=remedy)
 
 
@@ -193,47 +220,73 @@ def _length_findings(source: SourceFile, tail: _Copy | None) -> Iterator[Finding
     odd = source.size % SECTOR
     if tail is None:
         yield _finding(
-            ERROR if odd else WARNING, Reason.TRUNCATED, source.size,
-            "no footer at the end: the file was cut short, or something was appended; the copy at the head "
-            "is used", _COPY_AGAIN,
+            ERROR if odd else WARNING,
+            Reason.TRUNCATED,
+            source.size,
+            "no footer at the end: the file was cut short, or something was appended; the copy at the head is used",
+            _COPY_AGAIN,
         )
     elif odd == OLD_FOOTER_SIZE and tail.offset % SECTOR == 0:
         yield _finding(
-            WARNING, Reason.DIFFERENTIAL, tail.offset,
+            WARNING,
+            Reason.DIFFERENTIAL,
+            tail.offset,
             "footer of 511 bytes, as Virtual PC before 2004 wrote it: most readers look for 512",
             "append one zero byte to a copy of the file for other tools",
         )
     elif odd:
         yield _finding(
-            ERROR, Reason.DIFFERENTIAL, source.size,
-            f"file length {source.size} is not a multiple of 512: readers look for the footer in different "
-            "places", _COPY_AGAIN,
+            ERROR,
+            Reason.DIFFERENTIAL,
+            source.size,
+            f"file length {source.size} is not a multiple of 512: readers look for the footer in different places",
+            _COPY_AGAIN,
         )
 
 
 def _copy_findings(chosen: _Copy, tail: _Copy | None, head: _Copy | None) -> Iterator[Finding]:
     """What is wrong with the copies of the footer, alone and compared."""
     if not chosen.good:
-        yield _finding(ERROR, Reason.BAD_CHECKSUM, chosen.offset,
-                       "no copy of the footer has the right checksum", _COPY_AGAIN)
+        yield _finding(
+            ERROR, Reason.BAD_CHECKSUM, chosen.offset, "no copy of the footer has the right checksum", _COPY_AGAIN
+        )
     elif tail and not tail.good:
-        yield _finding(WARNING, Reason.BAD_CHECKSUM, tail.offset,
-                       "wrong checksum in the footer at the end: the copy at the head is used", _COPY_AGAIN)
+        yield _finding(
+            WARNING,
+            Reason.BAD_CHECKSUM,
+            tail.offset,
+            "wrong checksum in the footer at the end: the copy at the head is used",
+            _COPY_AGAIN,
+        )
     if chosen.footer.disk_type == FIXED:
         if head:
-            yield _finding(ERROR, Reason.DIFFERENTIAL, 0,
-                           "a fixed disk starts with a footer, which some readers take for the image's own",
-                           "check where the image comes from; the guest may have forged it")
+            yield _finding(
+                ERROR,
+                Reason.DIFFERENTIAL,
+                0,
+                "a fixed disk starts with a footer, which some readers take for the image's own",
+                "check where the image comes from; the guest may have forged it",
+            )
     elif head is None:
-        yield _finding(WARNING, Reason.BAD_VALUE, 0,
-                       "no copy of the footer at the head: some readers cannot open the image", _COPY_AGAIN)
+        yield _finding(
+            WARNING,
+            Reason.BAD_VALUE,
+            0,
+            "no copy of the footer at the head: some readers cannot open the image",
+            _COPY_AGAIN,
+        )
     elif tail and tail.good and not head.good:
-        yield _finding(WARNING, Reason.BAD_CHECKSUM, 0,
-                       "wrong checksum in the copy of the footer at the head", _COPY_AGAIN)
+        yield _finding(
+            WARNING, Reason.BAD_CHECKSUM, 0, "wrong checksum in the copy of the footer at the head", _COPY_AGAIN
+        )
     elif tail and tail.good == head.good and (names := _different(tail.footer, head.footer)):
-        yield _finding(WARNING if _DECIDING.isdisjoint(names) else ERROR, Reason.DIFFERENTIAL, 0,
-                       f"the copies of the footer differ in {', '.join(names)}",
-                       "repair the image with the tool that wrote it")
+        yield _finding(
+            WARNING if _DECIDING.isdisjoint(names) else ERROR,
+            Reason.DIFFERENTIAL,
+            0,
+            f"the copies of the footer differ in {', '.join(names)}",
+            "repair the image with the tool that wrote it",
+        )
 
 
 def _different(one: Footer, other: Footer) -> list[str]:
@@ -246,25 +299,47 @@ def _footer_findings(chosen: _Copy) -> Iterator[Finding]:
     footer, at = chosen.footer, chosen.offset
     unknown = footer.features & ~(FEATURE_TEMPORARY | FEATURE_RESERVED)
     if unknown:
-        yield _finding(ERROR, Reason.UNKNOWN_FEATURE, at + 8, f"unknown feature bits {unknown:#x}",
-                       "convert the image with the tool that wrote it")
+        yield _finding(
+            ERROR,
+            Reason.UNKNOWN_FEATURE,
+            at + 8,
+            f"unknown feature bits {unknown:#x}",
+            "convert the image with the tool that wrote it",
+        )
     if not footer.features & FEATURE_RESERVED:
-        yield _finding(WARNING, Reason.BAD_VALUE, at + 8,
-                       "the reserved feature bit that is always set is clear: some readers refuse the image")
+        yield _finding(
+            WARNING,
+            Reason.BAD_VALUE,
+            at + 8,
+            "the reserved feature bit that is always set is clear: some readers refuse the image",
+        )
     if any(footer.reserved):
-        yield _finding(WARNING, Reason.BAD_VALUE, at + 85,
-                       "reserved bytes of the footer are not zero (XenServer marks hidden disks there)")
+        yield _finding(
+            WARNING,
+            Reason.BAD_VALUE,
+            at + 85,
+            "reserved bytes of the footer are not zero (XenServer marks hidden disks there)",
+        )
     if footer.saved_state:
-        yield _finding(WARNING, Reason.UNCLEAN, at + 84,
-                       "the machine was saved, not shut down: its memory belongs to this disk",
-                       "start the machine, shut it down, and copy the disk again")
+        yield _finding(
+            WARNING,
+            Reason.UNCLEAN,
+            at + 84,
+            "the machine was saved, not shut down: its memory belongs to this disk",
+            "start the machine, shut it down, and copy the disk again",
+        )
     if footer.disk_type == FIXED and footer.data_offset != NO_OFFSET:
-        yield _finding(WARNING, Reason.BAD_VALUE, at + 16,
-                       f"data offset {footer.data_offset:#x} of a fixed disk is not all ones")
+        yield _finding(
+            WARNING, Reason.BAD_VALUE, at + 16, f"data offset {footer.data_offset:#x} of a fixed disk is not all ones"
+        )
     if footer.original_size != footer.current_size:
-        yield _finding(WARNING, Reason.DIFFERENTIAL, at + 40,
-                       f"original size {footer.original_size}, current size {footer.current_size}: the "
-                       "current size counts, but libvhdi takes the original one")
+        yield _finding(
+            WARNING,
+            Reason.DIFFERENTIAL,
+            at + 40,
+            f"original size {footer.original_size}, current size {footer.current_size}: the "
+            "current size counts, but libvhdi takes the original one",
+        )
     yield from _geometry_findings(footer, at)
 
 
@@ -277,7 +352,9 @@ def _geometry_findings(footer: Footer, at: int) -> Iterator[Finding]:
     meaning = "geometry" if footer.virtual_size == footer.geometry_size else "current size"
     known = footer.creator in GEOMETRY_CREATORS | SIZE_CREATORS
     yield _finding(
-        WARNING, Reason.DIFFERENTIAL, at + 56,
+        WARNING,
+        Reason.DIFFERENTIAL,
+        at + 56,
         f"{footer.geometry_size} bytes by geometry {'/'.join(map(str, footer.geometry))}, "
         f"{footer.current_size} by current size: with creator {_plain(footer.creator)!r} the {meaning} counts"
         f"{'' if known else ', but some readers take the geometry'}",
@@ -288,30 +365,48 @@ def _geometry_findings(footer: Footer, at: int) -> Iterator[Finding]:
 def _fixed_findings(footer: Footer, data_end: int) -> Iterator[Finding]:
     size = max(footer.current_size, footer.virtual_size)
     if size > data_end:
-        yield _finding(ERROR, Reason.TRUNCATED, data_end,
-                       f"a fixed disk of {size} bytes, but the file has {data_end} before the footer",
-                       _COPY_AGAIN)
+        yield _finding(
+            ERROR,
+            Reason.TRUNCATED,
+            data_end,
+            f"a fixed disk of {size} bytes, but the file has {data_end} before the footer",
+            _COPY_AGAIN,
+        )
     elif footer.current_size < data_end:
-        yield _finding(ERROR, Reason.DIFFERENTIAL, data_end + 48,
-                       f"current size {footer.current_size} of a fixed disk, but the file has {data_end} "
-                       "bytes before the footer", "check which of the two sizes the guest had")
+        yield _finding(
+            ERROR,
+            Reason.DIFFERENTIAL,
+            data_end + 48,
+            f"current size {footer.current_size} of a fixed disk, but the file has {data_end} bytes before the footer",
+            "check which of the two sizes the guest had",
+        )
     if footer.virtual_size % MIB:
-        yield _finding(NOTE, Reason.BAD_VALUE, data_end + 48,
-                       f"size {footer.virtual_size} is not a multiple of 1 MiB: some clouds refuse that")
+        yield _finding(
+            NOTE,
+            Reason.BAD_VALUE,
+            data_end + 48,
+            f"size {footer.virtual_size} is not a multiple of 1 MiB: some clouds refuse that",
+        )
 
 
 def _read_dynamic(source: SourceFile, header: Vhd) -> tuple[DynamicHeader, bool]:
     at = header.footer.data_offset
     if at + DYNAMIC_SIZE > header.data_end:
-        raise CorruptError(f"dynamic header at {at:#x}, but the file's data ends at {header.data_end:#x}",
-                           reason=header.outside, offset=header.data_end, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"dynamic header at {at:#x}, but the file's data ends at {header.data_end:#x}",
+            reason=header.outside,
+            offset=header.data_end,
+            remedy=_COPY_AGAIN,
+        )
     dynamic, good = parse_dynamic(source.read_at(at, DYNAMIC_SIZE))
     if dynamic.cookie != DYNAMIC_COOKIE:
-        raise CorruptError(f"no dynamic header at {at:#x}: cookie {dynamic.cookie!r}", offset=at,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(f"no dynamic header at {at:#x}: cookie {dynamic.cookie!r}", offset=at, remedy=_COPY_AGAIN)
     if dynamic.version != VERSION:
-        raise RefusedError(f"dynamic header of version {dynamic.version:#010x}, known is {VERSION:#010x}",
-                           offset=at + 24, remedy="convert the image with the tool that wrote it")
+        raise RefusedError(
+            f"dynamic header of version {dynamic.version:#010x}, known is {VERSION:#010x}",
+            offset=at + 24,
+            remedy="convert the image with the tool that wrote it",
+        )
     return dynamic, good
 
 
@@ -319,52 +414,77 @@ def _require_dynamic(dynamic: DynamicHeader, header: Vhd) -> int:
     """How many BAT entries the guest's disk needs, with block size and BAT proven sane."""
     at = header.footer.data_offset
     if not is_power_of_two(dynamic.block_size):
-        raise CorruptError(f"block size {dynamic.block_size} is not a power of two", offset=at + 32,
-                           remedy=_COPY_AGAIN)
+        raise CorruptError(f"block size {dynamic.block_size} is not a power of two", offset=at + 32, remedy=_COPY_AGAIN)
     if not MIN_BLOCK <= dynamic.block_size <= MAX_BLOCK:
-        raise LimitError(f"block size {dynamic.block_size} outside {MIN_BLOCK} to {MAX_BLOCK}",
-                         reason=Reason.LIMIT_METADATA, offset=at + 32,
-                         remedy="convert the image with the tool that wrote it")
+        raise LimitError(
+            f"block size {dynamic.block_size} outside {MIN_BLOCK} to {MAX_BLOCK}",
+            reason=Reason.LIMIT_METADATA,
+            offset=at + 32,
+            remedy="convert the image with the tool that wrote it",
+        )
     entries = ceil_div(header.footer.virtual_size, dynamic.block_size)
     if dynamic.max_entries < entries:
-        raise CorruptError(f"the table of blocks has {dynamic.max_entries} entries, the disk needs {entries}",
-                           offset=at + 28, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the table of blocks has {dynamic.max_entries} entries, the disk needs {entries}",
+            offset=at + 28,
+            remedy=_COPY_AGAIN,
+        )
     start, end = dynamic.table_offset, dynamic.table_offset + 4 * dynamic.max_entries
     if start % SECTOR or start < FOOTER_SIZE:
-        raise CorruptError(f"table of blocks at {start:#x}, not on a sector behind the footer's copy",
-                           offset=at + 16, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"table of blocks at {start:#x}, not on a sector behind the footer's copy",
+            offset=at + 16,
+            remedy=_COPY_AGAIN,
+        )
     if end > header.data_end:
-        raise CorruptError(f"the table of blocks ends at {end:#x}, the file's data at {header.data_end:#x}",
-                           reason=header.outside, offset=at + 16, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the table of blocks ends at {end:#x}, the file's data at {header.data_end:#x}",
+            reason=header.outside,
+            offset=at + 16,
+            remedy=_COPY_AGAIN,
+        )
     if start < at + DYNAMIC_SIZE and at < end:
-        raise CorruptError(f"the table of blocks at {start:#x} overlaps the dynamic header at {at:#x}",
-                           reason=Reason.OVERLAP, offset=at + 16, remedy=_COPY_AGAIN)
+        raise CorruptError(
+            f"the table of blocks at {start:#x} overlaps the dynamic header at {at:#x}",
+            reason=Reason.OVERLAP,
+            offset=at + 16,
+            remedy=_COPY_AGAIN,
+        )
     return entries
 
 
 def _dynamic_findings(header: DynamicHeader, footer: Footer, *, good: bool) -> Iterator[Finding]:
     at = footer.data_offset
     if not good:
-        yield _finding(ERROR, Reason.BAD_CHECKSUM, at + 36, "wrong checksum in the dynamic header",
-                       _COPY_AGAIN)
+        yield _finding(ERROR, Reason.BAD_CHECKSUM, at + 36, "wrong checksum in the dynamic header", _COPY_AGAIN)
     size = max(footer.virtual_size, footer.current_size)
     most = ceil_div(size * (100 + EXTRA_ENTRIES_PERCENT), header.block_size * 100)
     if header.max_entries > most:
-        yield _finding(ERROR, Reason.LIMIT_METADATA, at + 28,
-                       f"the table of blocks has {header.max_entries} entries, at most {most} make sense",
-                       "compact the image with the tool that wrote it")
+        yield _finding(
+            ERROR,
+            Reason.LIMIT_METADATA,
+            at + 28,
+            f"the table of blocks has {header.max_entries} entries, at most {most} make sense",
+            "compact the image with the tool that wrote it",
+        )
     if header.block_size < USUAL_MIN_BLOCK:
-        yield _finding(WARNING, Reason.BAD_VALUE, at + 32,
-                       f"block size {header.block_size} is smaller than any known writer's")
+        yield _finding(
+            WARNING, Reason.BAD_VALUE, at + 32, f"block size {header.block_size} is smaller than any known writer's"
+        )
     if header.data_offset not in (NO_OFFSET, NO_OFFSET_OLD):
-        yield _finding(WARNING, Reason.BAD_VALUE, at + 8,
-                       f"unused data offset {header.data_offset:#x} of the dynamic header is not all ones")
+        yield _finding(
+            WARNING,
+            Reason.BAD_VALUE,
+            at + 8,
+            f"unused data offset {header.data_offset:#x} of the dynamic header is not all ones",
+        )
     if any(header.reserved1) or any(header.reserved2):
         yield _finding(WARNING, Reason.BAD_VALUE, at, "reserved bytes of the dynamic header are not zero")
 
 
-def _references(source: SourceFile, header: DynamicHeader,
-                footer: Footer) -> tuple[tuple[Reference, ...], list[Finding]]:
+def _references(
+    source: SourceFile, header: DynamicHeader, footer: Footer
+) -> tuple[tuple[Reference, ...], list[Finding]]:
     """The parent in all its spellings, and the finding that keeps the converter away from it."""
     locators = parse_locators(header.locators)
     at, differs = footer.data_offset, footer.disk_type == DIFFERENCING
@@ -373,15 +493,26 @@ def _references(source: SourceFile, header: DynamicHeader,
     name = _until_nul(header.parent_name.decode("utf-16-be", "replace"))
     names = {name: at + PARENT_NAME_AT} if name else {}
     message = "the disk holds only what differs from a parent, which is another file"
-    findings = [_finding(ERROR, Reason.EXTERNAL_REFERENCE, at + 40,
-                         message if differs else "the disk is not a differencing one, but names a parent",
-                         "merge the disk into its parent with the tool that wrote it")]
+    findings = [
+        _finding(
+            ERROR,
+            Reason.EXTERNAL_REFERENCE,
+            at + 40,
+            message if differs else "the disk is not a differencing one, but names a parent",
+            "merge the disk into its parent with the tool that wrote it",
+        )
+    ]
     for locator in locators:
         if locator.offset + locator.length > source.size:
-            findings.append(_finding(
-                ERROR, Reason.OUT_OF_FILE, at + LOCATORS_AT,
-                f"parent locator {_plain(locator.platform)!r} at {locator.offset:#x} lies outside the file",
-                _COPY_AGAIN))
+            findings.append(
+                _finding(
+                    ERROR,
+                    Reason.OUT_OF_FILE,
+                    at + LOCATORS_AT,
+                    f"parent locator {_plain(locator.platform)!r} at {locator.offset:#x} lies outside the file",
+                    _COPY_AGAIN,
+                )
+            )
         elif text := _locator_text(source, locator):
             names.setdefault(text, locator.offset)
     return tuple(Reference(kind="parent", name=text, offset=where) for text, where in names.items()), findings

@@ -64,8 +64,10 @@ def layout(request: Request) -> Layout:
         raise UsageError("VHD has no compression", remedy="leave the compression out, or choose qcow2")
     size = request.virtual_size
     if not 0 < size <= MAX_VIRTUAL_SIZE or size % SECTOR:
-        raise UsageError(f"a VHD cannot have {size} bytes: 512 to {MAX_VIRTUAL_SIZE}, a multiple of 512",
-                         remedy="choose another format")
+        raise UsageError(
+            f"a VHD cannot have {size} bytes: 512 to {MAX_VIRTUAL_SIZE}, a multiple of 512",
+            remedy="choose another format",
+        )
     options = dict(request.options)
     block_size = options.pop("block_size", None)
     footer = _footer(size, options)
@@ -106,8 +108,9 @@ def _footer(size: int, options: dict[str, str]) -> Footer:
         unique_id=_unique_id(options.pop("uuid", None)),
     )
     if options:
-        raise UsageError(f"VHD has no option {min(options)!r}",
-                         remedy="choose from block_size, creator, timestamp, uuid")
+        raise UsageError(
+            f"VHD has no option {min(options)!r}", remedy="choose from block_size, creator, timestamp, uuid"
+        )
     return footer
 
 
@@ -117,8 +120,10 @@ def _creator(text: str | None) -> bytes:
         return CREATOR
     creator = _PADDED.get(text.rstrip(" \0"))
     if creator is None:
-        raise UsageError(f"creator {text!r}: readers would not agree on the size of the disk",
-                         remedy=f"choose from {', '.join(sorted(_PADDED))}")
+        raise UsageError(
+            f"creator {text!r}: readers would not agree on the size of the disk",
+            remedy=f"choose from {', '.join(sorted(_PADDED))}",
+        )
     return creator
 
 
@@ -127,8 +132,10 @@ def _timestamp(text: str | None) -> int:
     name = "timestamp" if text is not None else "SOURCE_DATE_EPOCH"
     value = text if text is not None else os.environ.get("SOURCE_DATE_EPOCH") or str(EPOCH)
     if not (value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS) or int(value) - EPOCH > UNUSED:
-        raise UsageError(f"{name} {value!r} is not a time that a VHD can hold",
-                         remedy=f"give seconds since 1970, up to {EPOCH + UNUSED}")
+        raise UsageError(
+            f"{name} {value!r} is not a time that a VHD can hold",
+            remedy=f"give seconds since 1970, up to {EPOCH + UNUSED}",
+        )
     return max(0, int(value) - EPOCH)
 
 
@@ -138,8 +145,9 @@ def _unique_id(text: str | None) -> bytes:
     try:
         return uuid.UUID(text).bytes
     except ValueError:
-        raise UsageError(f"uuid {text!r} is not a UUID",
-                         remedy="give 32 hexadecimal digits, with or without dashes") from None
+        raise UsageError(
+            f"uuid {text!r} is not a UUID", remedy="give 32 hexadecimal digits, with or without dashes"
+        ) from None
 
 
 def _derived(fingerprint: bytes) -> bytes:
@@ -160,8 +168,14 @@ class _Vhd:
 
     def _packed(self, fingerprint: bytes, *, disk_type: int, data_offset: int) -> bytes:
         own = self._footer.unique_id
-        return pack_footer(replace(self._footer, disk_type=disk_type, data_offset=data_offset,
-                                   unique_id=own if any(own) else _derived(fingerprint)))
+        return pack_footer(
+            replace(
+                self._footer,
+                disk_type=disk_type,
+                data_offset=data_offset,
+                unique_id=own if any(own) else _derived(fingerprint),
+            )
+        )
 
 
 class _Fixed(_Vhd):
@@ -172,8 +186,13 @@ class _Fixed(_Vhd):
         self.placement = Placement(unit=UNIT, guest_size=footer.current_size, fixed=True, fingerprint=True)
         self.full_size = footer.current_size + FOOTER_SIZE
 
-    def add(self, first_unit: int, places: U64, stored: U64,  # noqa: ARG002
-            end: int) -> tuple[Sequence[Piece], int]:
+    def add(
+        self,
+        first_unit: int,
+        places: U64,
+        stored: U64,  # noqa: ARG002
+        end: int,
+    ) -> tuple[Sequence[Piece], int]:
         """Nothing to note: the places follow from the guest offsets."""
         return (), end
 
@@ -212,8 +231,13 @@ class _Dynamic(_Vhd):
         step = align_up(numbers.unit + numbers.prefix_len, ALIGN)
         return first + (self._header.max_entries - 1) * step + numbers.unit + FOOTER_SIZE
 
-    def add(self, first_unit: int, places: U64, stored: U64,  # noqa: ARG002
-            end: int) -> tuple[Sequence[Piece], int]:
+    def add(
+        self,
+        first_unit: int,
+        places: U64,
+        stored: U64,  # noqa: ARG002
+        end: int,
+    ) -> tuple[Sequence[Piece], int]:
         """Note where blocks are; the BAT is written at the end."""
         used = np.flatnonzero(places)
         if len(used):

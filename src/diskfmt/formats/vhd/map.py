@@ -87,8 +87,12 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
 
 def _fixed(header: Vhd, start: int, stop: int) -> Rows:
     if stop > header.data_end:
-        raise CorruptError(f"the disk ends behind the data of the file, {header.data_end:#x}",
-                           reason=Reason.TRUNCATED, offset=header.data_end, remedy=_REMEDY)
+        raise CorruptError(
+            f"the disk ends behind the data of the file, {header.data_end:#x}",
+            reason=Reason.TRUNCATED,
+            offset=header.data_end,
+            remedy=_REMEDY,
+        )
     rows = np.zeros(1, ROW)
     rows["guest_off"] = rows["host_off"] = start
     rows["length"] = rows["host_len"] = stop - start
@@ -131,8 +135,11 @@ def judge(header: Vhd, blocks: Blocks) -> tuple[list[Finding], Mask]:
     }
     found = []
     if outside.any():
-        found.append(_entry_finding(header, blocks, outside, header.outside,
-                                    f"ends behind the data of the file, {header.data_end:#x}"))
+        found.append(
+            _entry_finding(
+                header, blocks, outside, header.outside, f"ends behind the data of the file, {header.data_end:#x}"
+            )
+        )
     for name, (low, high) in taken.items():
         hit = blocks.stored & (host < high) & (end > low)
         if hit.any():
@@ -159,7 +166,7 @@ def _entry_finding(header: Vhd, blocks: Blocks, bad: Mask, reason: Reason, what:
         reason=reason,
         severity=Severity.ERROR,
         message=f"block {blocks.first + at} at {int(blocks.host[at]):#x} {what}"
-                f"{f', and {others} more like it' if others else ''}",
+        f"{f', and {others} more like it' if others else ''}",
         offset=dynamic.table_offset + 4 * (blocks.first + at),
         guest_offset=(blocks.first + at) * dynamic.block_size,
         remedy=_REMEDY,
@@ -170,8 +177,11 @@ def pigeonhole(header: Vhd) -> Finding:
     """The finding for blocks that together are larger than the file (TM-802)."""
     dynamic: Any = header.dynamic
     return Finding(
-        reason=Reason.SHARED_CLUSTERS, severity=Severity.ERROR, offset=dynamic.table_offset,
-        message="the table has more blocks than fit into the file: some share their place", remedy=_REMEDY,
+        reason=Reason.SHARED_CLUSTERS,
+        severity=Severity.ERROR,
+        offset=dynamic.table_offset,
+        message="the table has more blocks than fit into the file: some share their place",
+        remedy=_REMEDY,
     )
 
 
@@ -207,8 +217,9 @@ def _rows(dynamic: DynamicHeader, part: Bitmaps, clear: Kind) -> Iterator[Rows]:
         index = part.blocks.first + np.arange(low, high, dtype=np.uint64)
         data = part.blocks.host[low:high] + np.uint64(dynamic.bitmap_size)
         whole = ~is_mixed[low:high]
-        rows = _table(index[whole] * np.uint64(dynamic.block_size), dynamic.block_size, data[whole],
-                      kind[low:high][whole])
+        rows = _table(
+            index[whole] * np.uint64(dynamic.block_size), dynamic.block_size, data[whole], kind[low:high][whole]
+        )
         if not whole.all():
             count = high - low - len(rows)
             runs = _runs(dynamic, index[~whole], data[~whole], bits[taken : taken + count], clear)
