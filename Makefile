@@ -88,7 +88,7 @@ test-python: $(STAMP) $(TOOLS)
 .PHONY: lint
 lint: $(TOOLS)
 	@echo '== ruff'
-	@$(BIN)/ruff check --quiet . && echo 'clean'
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo 'clean'
 	@echo '== mypy'
 	@$(BIN)/mypy
 	@echo '== layers'

@@ -188,8 +188,8 @@ class _Fixed(_Vhd):
 
     def add(
         self,
-        first_unit: int,
-        places: U64,
+        first_unit: int,  # noqa: ARG002
+        places: U64,  # noqa: ARG002
         stored: U64,  # noqa: ARG002
         end: int,
     ) -> tuple[Sequence[Piece], int]:
