@@ -19,6 +19,7 @@ from diskfmt.errors import LimitError, UsageError
 from diskfmt.extents import U64, Codec
 from diskfmt.formats.base import Finale, Layout, Piece, Request
 from diskfmt.formats.vmdk.describe import Style, data_name, describe, require_name
+from diskfmt.formats.vmdk.header import is_plain_name
 from diskfmt.formats.vmdk.sparse import (
     DEFLATE,
     ENTRIES,
@@ -70,7 +71,10 @@ def layout(request: Request) -> Layout:
     elif request.compress is not None:
         raise UsageError(f"{request.subformat} cannot be compressed", remedy="use vmdk:streamOptimized")
     if request.subformat == "monolithicFlat":
-        require_name(data_name(request.name))
+        piece = data_name(request.name)
+        require_name(piece)
+        if not is_plain_name(piece):  # readers, this one too, would not open it
+            raise UsageError(f"a descriptor cannot name a file {piece!r}", remedy="choose a plain name")
         return FlatLayout(request=request, style=style)
     require_name(request.name)
     if request.subformat == "monolithicSparse":
