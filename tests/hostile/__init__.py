@@ -1,0 +1,1 @@
+"""Input and situations that are made to hurt."""
