@@ -77,11 +77,13 @@ test: $(STAMP) $(TOOLS)
 	@tools/sysdeps.sh test
 	@$(MAKE) --no-print-directory lint test-c sanitize-c test-python
 
-# The benchmarks' plugin would only say that it does not work beside xdist.
+# The benchmarks' plugin would only say that it does not work beside xdist. Who starts this in the background (nohup, &)
+# leaves signals ignored, which tests of signals would inherit.
 .PHONY: test-python
 test-python: $(STAMP) $(TOOLS)
 	@echo '== python tests'
-	@$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' --benchmark-disable $(PYTEST)
+	@tools/sysdeps.sh test
+	@env --default-signal=HUP,INT,QUIT,TERM $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' --benchmark-disable $(PYTEST)
 
 # ---- checks ----------------------------------------------------------------------------------------------------------
 

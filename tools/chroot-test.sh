@@ -14,7 +14,7 @@ mirror=${MIRROR:-http://deb.debian.org/debian}
 chroot=${CHROOT:-$(mktemp -d /var/tmp/diskfmt-chroot.XXXXXX)}
 
 finish() {
-  umount "$chroot/proc" "$chroot/dev/shm" 2>/dev/null || true
+  umount "$chroot/proc" "$chroot/dev/shm" "$chroot/dev/pts" 2>/dev/null || true
   # Never remove through a mount that is still there.
   if [ "${KEEP:-}" != 1 ] && [ -z "${CHROOT:-}" ] && ! grep -q " $chroot/" /proc/mounts; then rm -rf "$chroot"; fi
 }
@@ -35,8 +35,12 @@ if [ ! -e "$chroot/etc/debian_version" ]; then
   done
 fi
 grep -q " $chroot/proc " /proc/mounts || mount -t proc proc "$chroot/proc" || echo 'no /proc in there' >&2
-mkdir -p "$chroot/dev/shm"
+mkdir -p "$chroot/dev/shm" "$chroot/dev/pts"
 grep -q " $chroot/dev/shm " /proc/mounts || mount -t tmpfs tmpfs "$chroot/dev/shm" || echo 'no /dev/shm in there' >&2
+grep -q " $chroot/dev/pts " /proc/mounts ||
+  mount -t devpts -o newinstance,ptmxmode=0666 devpts "$chroot/dev/pts" || echo 'no terminals in there' >&2
+rm -f "$chroot/dev/ptmx"
+ln -s pts/ptmx "$chroot/dev/ptmx"
 
 # What a clone has; committed files only.
 rm -rf "$chroot/root/diskfmt"
