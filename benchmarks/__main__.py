@@ -1,16 +1,17 @@
 """Every pair of formats against qemu-img and cp, in one run, as ratios.
 
-    python -m benchmarks [--data MIB] [--size MIB] [--runs N] [--only TEXT] [--tree DIR] [--dir DIR] [--dry]
+    python -m benchmarks [--data MIB] [--size MIB] [--runs N] [--only REGEX] [--tree DIR] [--dir DIR] [--dry]
 
 Makes a seeded disk (or one with a copy of --tree), lets qemu-img write it in every source format, then runs each
 conversion with both tools in turns. Each output of diskfmt is read back and its digest compared with the source's.
-Writes benchmarks/results.json and the tables of benchmarks/README.md (not with --dry).
+Writes benchmarks/results.json and the tables of benchmarks/README.md (not with --dry); results for other disks stay.
 """
 
 import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--data", type=int, default=2048, help="MiB of stored data (default 2048)")
     parser.add_argument("--size", type=int, default=10240, help="MiB of the disk (default 10240)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each command (default 5)")
-    parser.add_argument("--only", default="", help="jobs whose name holds this text")
+    parser.add_argument("--only", default="", help="jobs whose name this regular expression finds")
     parser.add_argument("--tree", help="copy this directory into the disk instead of seeded data")
     parser.add_argument("--dir", help="where the files go (default: a temporary directory)")
     parser.add_argument("--dry", action="store_true", help="print only")
@@ -109,7 +110,7 @@ def main() -> None:
         digest = diskfmt.digest(sources["raw"], format="raw")
         found = []
         for job in jobs.all_jobs():
-            if args.only in job.name:
+            if re.search(args.only, job.name):
                 found.append(run_job(job, sources[job.source], folder, args.runs, digest))
                 print(report.table(found[-1:])[-1], flush=True)
         raw = next((job for job in found if job["name"] == "raw → raw"), None)
@@ -123,7 +124,7 @@ def main() -> None:
             copies = raw["runs"]["ours cached"]["wall"] / measure.median(done).wall
         kind = f"ext4 with a copy of {args.tree}" if args.tree else f"seeded with {images.SEED}"
         stored = images.stored_mib(sources["raw"])
-        results = {
+        result = {
             "where": where(),
             "disk": f"{args.size} MiB with {stored} MiB stored, {kind}",
             "count": args.runs,
@@ -131,10 +132,17 @@ def main() -> None:
             "jobs": found,
         }
     if not args.dry:
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        readme = HERE / "README.md"
-        readme.write_text(readme.read_text().partition(report.MARK)[0] + report.page(results))
-    print(report.page(results))
+        store(result)
+    print(report.page([result]))
+
+
+def store(result: dict[str, object]) -> None:
+    """Put a result in the place of an older one for the same disk, in results.json and in the README."""
+    path, readme = HERE / "results.json", HERE / "README.md"
+    older = json.loads(path.read_text()) if path.exists() else []
+    results = [*(one for one in older if one["disk"] != result["disk"]), result]
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    readme.write_text(readme.read_text().partition(report.MARK)[0] + report.page(results))
 
 
 if __name__ == "__main__":

@@ -30,20 +30,24 @@ def table(jobs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def page(results: dict[str, Any]) -> str:
-    """The part of README.md below the mark."""
-    where = results["where"]
+def page(results: list[dict[str, Any]]) -> str:
+    """The part of README.md below the mark: a table for each disk."""
+    return "\n".join([MARK, "", *(line for result in results for line in section(result))])
+
+
+def section(result: dict[str, Any]) -> list[str]:
+    """The lines about one disk."""
+    where = result["where"]
     lines = [
-        MARK,
+        f"## {result['disk']}",
         "",
         f"{where['date']}, {where['machine']}, load {where['load']}; qemu-img {where['qemu-img']};",
         f"diskfmt {where['diskfmt']} ({where['codecs']}).",
-        f"Disk: {results['disk']}. Medians of {results['count']} runs, the tools taking turns.",
+        f"Medians of {result['count']} runs, the tools taking turns.",
         "",
-        *table(results["jobs"]),
+        *table(result["jobs"]),
         "",
     ]
-    copies = results.get("cp")
-    if copies:
-        lines += [f"`cp --sparse=always` of the raw disk, cached: raw → raw takes {copies:.2f} of its wall time.", ""]
-    return "\n".join(lines)
+    if result["cp"]:
+        lines += [f"raw → raw takes {result['cp']:.2f} of the wall time of `cp --sparse=always`, both cached.", ""]
+    return lines
