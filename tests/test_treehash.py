@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import diskfmt
@@ -49,6 +49,7 @@ def raw(tmp_path, data: bytes) -> str:
 )
 def test_digest_of_any_disk_equals_the_definition(tmp_path, leaves, tail):
     data = b"".join(bytes([value]) * MIB for value in leaves[:-1]) + bytes([leaves[-1]]) * tail
+    assume(len(data) >= 512)  # no disk has less than a sector
     assert diskfmt.digest(raw(tmp_path, data), format="raw") == model(data)
 
 

@@ -41,7 +41,14 @@ def test_empty_file_is_truncated(opened: Opener) -> None:
     assert error.value.reason is Reason.TRUNCATED
 
 
-@pytest.mark.parametrize("size", [1, 511, 513, MIB + 1, (1 << 40) - 1])
+@pytest.mark.parametrize("size", [1, 511])
+def test_less_than_a_sector_is_refused(opened: Opener, size: int) -> None:
+    with pytest.raises(CorruptError, match=f"{size} bytes, less than one sector") as error:
+        opened(size)
+    assert error.value.reason is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("size", [513, MIB + 1, (1 << 40) - 1])
 def test_odd_length_is_kept_and_told(opened: Opener, size: int) -> None:
     image = opened(size)
     assert image.virtual_size == size

@@ -122,7 +122,7 @@ def test_runs_are_asked_of_the_engine_in_the_range_only(
         return np.array([[start, 1]], np.uint64), min(stop, start + 10)
 
     monkeypatch.setattr(engine, "data_runs", runs)
-    path = build.sparse(tmp_path / "d", 100, {0: b"x" * 100})
+    path = build.sparse(tmp_path / "d", 1000, {0: b"x" * 1000})
     assert told(rows_of(path, 5, 25)) == [
         (5, 1, Kind.DATA),
         (6, 9, Kind.ZERO),
