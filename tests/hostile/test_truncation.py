@@ -1,8 +1,10 @@
 """Files that lost their end: told before any output exists, or nothing was lost that the guest can see (TM-805, T3)."""
 
+import os
 import random
 
 import pytest
+from builders import qcow2
 from conformance.kit import PLAIN, VARIANTS, Variant, content, write_sparse
 
 import diskfmt
@@ -127,3 +129,34 @@ def test_image_cut_in_the_middle_is_corrupt_for_all_that_read_it(tmp_path, name)
     for job in (diskfmt.digest, lambda p: diskfmt.measure(p, format="raw"), lambda p: diskfmt.compare(p, p)):
         with pytest.raises((CorruptError, diskfmt.RefusedError)), guard():
             job(path)
+
+
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_hole_behind_an_image_costs_no_time(tmp_path, bits):
+    """A sparse file is a few kilobytes in an archive, whatever its length: the work must not follow the length."""
+    size = 8 << 40
+    built = qcow2.image({0: ("data", b"x" * 512), 5: ("data", b"y" * 512)}, size=1 << 20, bits=bits)
+    (tmp_path / "i").write_bytes(built.data)
+    try:
+        os.truncate(tmp_path / "i", size)
+    except OSError:
+        pytest.skip("the file system has no files of this size")
+    with guard():
+        assert diskfmt.check(tmp_path / "i").ok
+        assert diskfmt.digest(tmp_path / "i")
+
+
+def test_clusters_spread_over_a_huge_file_are_not_counted_for_ever(tmp_path):
+    size, count = 8 << 40, 3000
+    built = qcow2.image(dict.fromkeys(range(count), ("data", b"x")), size=4 << 20, bits=9)
+    step = size // count // 512 * 512
+    for number in range(1, count):
+        built.poke(built.entry(number), number * step | qcow2.COPIED)
+    (tmp_path / "i").write_bytes(built.data)
+    try:
+        os.truncate(tmp_path / "i", size)
+    except OSError:
+        pytest.skip("the file system has no files of this size")
+    with guard():
+        reasons = {finding.reason for finding in diskfmt.check(tmp_path / "i").findings}
+    assert diskfmt.Reason.LIMIT_METADATA in reasons

@@ -35,6 +35,7 @@ from diskfmt.stores.source import SourceFile
 from diskfmt.units import align_up, ceil_div
 
 BUDGET: Final = 1 << 23  # clusters of the file that are counted at a time: 64 MiB of counts
+MAX_PARTS: Final = 64  # parts of `BUDGET` clusters that are counted: 32 TiB of a file with clusters of 64 KiB
 SNAPSHOT_TABLES: Final = 4  # L2 tables that are read for snapshots, in multiples of those that the file has room for
 _WHOLE: Final = 1 << 32  # a count holds frames in its lower half and references to whole clusters in its upper
 _FRAMES: Final = _WHOLE - 1
@@ -54,6 +55,7 @@ class _State:
     grade: Severity = Severity.ERROR  # of what is wrong with the table that is walked now
     tables: int = 0  # L2 tables of snapshots that were read
     whole: bool = True  # everything that refers to a cluster was counted
+    touched: set[int] = field(default_factory=set)  # parts of the file that something refers to
     found: list[Finding] = field(default_factory=list)
     stored: int = 0
     encoded: int = 0
@@ -73,14 +75,18 @@ class _State:
 
     def refer(self, start: int, length: int) -> None:
         """Count one range of the file."""
-        first = max(start // self.header.cluster_size, self.part.start)
-        last = min(ceil_div(start + length, self.header.cluster_size), self.part.stop)
+        first, last = start // self.header.cluster_size, ceil_div(start + length, self.header.cluster_size)
+        if not self.quiet:
+            self.touched.update(range(first // BUDGET, ceil_div(last, BUDGET))[: MAX_PARTS + 1])
+        first, last = max(first, self.part.start), min(last, self.part.stop)
         if length and first < last:
             self.counts[first - self.part.start : last - self.part.start] += np.uint64(_WHOLE)
 
     def refer_each(self, offsets: U64, weight: int = _WHOLE) -> None:
         """Count the cluster that each of `offsets` lies in."""
         at = offsets // np.uint64(self.header.cluster_size)
+        if not self.quiet and len(at):
+            self.touched.update(np.unique(at // np.uint64(BUDGET)).tolist())
         here = at[(at >= np.uint64(self.part.start)) & (at < np.uint64(self.part.stop))] - np.uint64(self.part.start)
         np.add.at(self.counts, here.astype(np.int64), np.uint64(weight))
 
@@ -107,16 +113,45 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
     state.grade = Severity.DAMAGE  # reference counts are not needed to read the disk
     table = _refcount_table(state)
     yield from state.drain()
-    for first in range(0, clusters, BUDGET):
-        state.part = range(first, min(first + BUDGET, clusters))
-        state.counts = np.zeros(len(state.part), np.uint64)
-        for _ in _walk(state, table):
-            yield from state.drain()
-        state.quiet = True
-        if state.whole:
-            yield from _compare(state, table)
+    # The first walk tells which parts there is something to know of: a file may be mostly hole.
+    state.touched = _recorded_parts(header, table)
+    yield from _count(state, table, range(min(BUDGET, clusters)))
+    if len(state.touched) > MAX_PARTS:
+        yield _too_many_parts()
+    else:
+        for first in (part * BUDGET for part in sorted(state.touched - {0}) if part * BUDGET < clusters):
+            yield from _count(state, table, range(first, min(first + BUDGET, clusters)))
     return Statistics(
         total_units=header.clusters, stored_units=state.stored, encoded_units=state.encoded, end=state.end
+    )
+
+
+def _count(state: _State, table: U64 | None, part: range) -> Iterator[Finding]:
+    """Findings about the clusters of one part of the file; the first call also tells what is wrong with the tables."""
+    state.part = part
+    state.counts = np.zeros(len(part), np.uint64)
+    for _ in _walk(state, table):
+        yield from state.drain()
+    state.quiet = True
+    if state.whole:
+        yield from _compare(state, table)
+
+
+def _recorded_parts(header: Qcow2, table: U64 | None) -> set[int]:
+    """Parts of the file for whose clusters there are refcount blocks."""
+    if table is None or header.refcount_order > MAX_REFCOUNT_ORDER:
+        return set()
+    first = np.flatnonzero(table) * header.refblock_entries
+    last = first + header.refblock_entries - 1  # a block covers two parts at most
+    return set(np.unique(np.concatenate((first, last)) // BUDGET).tolist())
+
+
+def _too_many_parts() -> Finding:
+    return Finding(
+        reason=Reason.LIMIT_METADATA,
+        severity=Severity.WARNING,
+        message="the clusters are spread over too large a file: reference counts were not compared everywhere",
+        remedy="convert the image",
     )
 
 
