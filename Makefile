@@ -112,8 +112,7 @@ sanitize-c: $(STAMP)
 sanitize: $(TOOLS) sanitize-c
 	@echo '== python tests: address and undefined behaviour'
 	@$(BIN)/python tools/overlay.py asan -DDISKFMT_SANITIZE=address,undefined
-	@LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" PYTHONMALLOC=malloc \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	@PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
 	  build/overlay/asan/bin/python -m pytest -q -n $(JOBS) -m 'not slow' -p no:cacheprovider --ignore tests/packaging \
 	  --benchmark-disable $(PYTEST)
 
