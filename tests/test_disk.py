@@ -9,7 +9,7 @@ import pytest
 
 import diskfmt
 from diskfmt.disk import Disk
-from diskfmt.errors import CorruptError, LimitError, Reason, UsageError
+from diskfmt.errors import CorruptError, InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import ROW
 from diskfmt.kinds import Codec, Kind
 
@@ -107,9 +107,32 @@ def test_audit_refuses_one_frame_in_two_places(raw):
 
 
 def test_audit_accepts_two_parts_of_one_frame(raw):
-    parts = rows_of(frame_row(0, 512, 4096, frame_len=MIB), frame_row(4096, 512, 4096, frame_len=MIB, frame_skip=8192))
+    parts = rows_of(
+        frame_row(0, 512, 4096, frame_len=MIB),
+        frame_row(4096, 512, 4096, frame_len=MIB, frame_skip=8192),
+        {"guest_off": 8192, "length": len(raw[1]) - 8192, "kind": Kind.HOLE},
+    )
     with disk_with(raw, parts) as disk:
         assert len(list(disk.extents())) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"guest_off": 0, "length": MIB, "kind": Kind.ZERO}],
+        [{"guest_off": 512, "length": 4 * MIB + 12345 - 512, "kind": Kind.ZERO}],
+        [
+            {"guest_off": 0, "length": MIB, "kind": Kind.ZERO},
+            {"guest_off": MIB + 512, "length": 3 * MIB + 12345 - 512, "kind": Kind.ZERO},
+        ],
+        [{"guest_off": 0, "length": 4 * MIB + 12345, "kind": 0}],
+        [{"guest_off": 0, "length": 4 * MIB + 12345, "kind": 5}],
+    ],
+)
+def test_audit_refuses_a_map_that_leaves_something_out(raw, rows):
+    with disk_with(raw, rows_of(*rows)) as disk, pytest.raises(InternalError):
+        list(disk.extents())
 
 
 def test_audit_refuses_more_expansion_than_the_codec_has(raw):

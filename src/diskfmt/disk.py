@@ -19,6 +19,7 @@ from diskfmt import engine
 from diskfmt.errors import (
     CorruptError,
     Finding,
+    InternalError,
     LimitError,
     Reason,
     RefusedError,
@@ -80,6 +81,16 @@ class Disk:
         return self.files[0].path
 
     @property
+    def fds(self) -> list[int]:
+        """The descriptors, in the order in which rows count the files."""
+        return [file.fd for file in self.files]
+
+    @property
+    def paths(self) -> list[str]:
+        """The names of the files, for messages, in the same order."""
+        return [file.path for file in self.files]
+
+    @property
     def identities(self) -> tuple[Identity, ...]:
         """What tells whether the files are still the same."""
         return tuple(file.identity for file in self.files)
@@ -112,6 +123,7 @@ class Disk:
             CorruptError: what the format's map says, OUT_OF_FILE, SHARED_CLUSTERS.
             LimitError: LIMIT_EXPANSION.
             RefusedError: EXTERNAL_REFERENCE, a piece was not opened; or a header finding of severity ERROR.
+            InternalError: the format's map has a gap or an unknown kind.
 
         """
         blocker = first_error(self.image.findings)
@@ -124,11 +136,12 @@ class Disk:
         end = self.size if stop is None else min(stop, self.size)
         if start >= end:
             return
-        audit = _Audit(self.files)
+        audit = _Audit(self.files, start)
         try:
             for rows in self.format.extents(self.image, self.files, start, end):
                 audit.see(rows)
                 yield rows
+            audit.finish(end)
         except CorruptError as error:
             raise error.about(self.path) from None
 
@@ -144,8 +157,7 @@ class Disk:
         if offset < 0 or stop > self.size:
             raise UsageError(f"[{offset}, {stop}) is not inside the disk of {self.size} bytes", path=self.path)
         view = memoryview(out)
-        paths = [file.path for file in self.files]
-        fds = [file.fd for file in self.files]
+        fds, paths = self.fds, self.paths
         for rows in self.extents(offset, stop):
             first = max(offset, int(rows[0]["guest_off"]))
             last = min(stop, int(rows[-1]["guest_off"]) + int(rows[-1]["length"]))
@@ -166,8 +178,7 @@ class Disk:
         if len(out) > _REGION:
             self.read_into(offset, out)
             return bytes(out)
-        paths = [file.path for file in self.files]
-        fds = [file.fd for file in self.files]
+        fds, paths = self.fds, self.paths
         view = memoryview(out)
         at = offset
         while at < stop:
@@ -227,9 +238,10 @@ class _GuestFile(io.RawIOBase):
 class _Audit:
     """The laws that hold for the rows of every format, over one pass."""
 
-    def __init__(self, files: tuple[SourceFile, ...]) -> None:
+    def __init__(self, files: tuple[SourceFile, ...], start: int) -> None:
         import numpy as np
 
+        self._at = start
         self._sizes = np.array([file.size for file in files], np.uint64)
         self._plain = [0] * len(files)
         self._decoded = dict.fromkeys(MAX_EXPANSION, 0)
@@ -239,6 +251,7 @@ class _Audit:
         """Take the next window."""
         import numpy as np
 
+        self._see_order(rows)
         kind = rows["kind"]
         data = rows[kind == Kind.DATA]
         encoded = rows[kind == Kind.ENCODED]
@@ -260,6 +273,21 @@ class _Audit:
                     )
         if len(encoded):
             self._see_frames(encoded)
+
+    def _see_order(self, rows: "Rows") -> None:
+        """What is in no row would be read as zeroes, silently: a map that leaves something out must not pass."""
+        if not len(rows):
+            return
+        starts, ends = rows["guest_off"], rows["guest_off"] + rows["length"]
+        follows = int(starts[0]) == self._at and (starts[1:] == ends[:-1]).all() and (rows["length"] > 0).all()
+        if not follows or rows["kind"].min() < Kind.DATA or rows["kind"].max() > Kind.HOLE:
+            raise InternalError(f"the map has a gap or an unknown kind behind {self._at}", remedy="please report this")
+        self._at = int(ends[-1])
+
+    def finish(self, stop: int) -> None:
+        """After the last window."""
+        if self._at != stop:
+            raise InternalError(f"the map ends at {self._at}, not at {stop}", remedy="please report this")
 
     def _see_frames(self, encoded: "Rows") -> None:
         import numpy as np

@@ -267,6 +267,18 @@ def error_from(finding: Finding, *, path: str | None = None) -> DiskfmtError:
     )
 
 
+def finding_from(error: DiskfmtError, severity: Severity = Severity.ERROR) -> Finding:
+    """The finding that says the same as an exception: the inverse of `error_from`."""
+    return Finding(
+        reason=error.reason,
+        severity=severity,
+        message=error.message,
+        offset=error.offset,
+        guest_offset=error.guest_offset,
+        remedy=error.remedy,
+    )
+
+
 def first_error(findings: Iterable[Finding]) -> Finding | None:
     """The first finding of severity `ERROR`, or None."""
     return next((finding for finding in findings if finding.severity is Severity.ERROR), None)

@@ -136,9 +136,7 @@ def merge(rows: Rows) -> Rows:
     joined = empty | follows | frame
     if not joined.any():
         return rows
-    heads = np.flatnonzero(np.concatenate(([True], ~joined)))
-    merged = rows.take(heads)
-    merged["length"] = np.add.reduceat(rows["length"], heads)
+    merged = _join(rows, joined)
     is_data = merged["kind"] == Kind.DATA
     merged["host_len"] = np.where(is_data, merged["length"], merged["host_len"])
     return merged
@@ -154,10 +152,15 @@ def outline(rows: Rows) -> Rows:
     left, right = rows[:-1], rows[1:]
     joined = (left["kind"] == Kind.ENCODED) & (right["kind"] == Kind.ENCODED)
     joined &= left["file_id"] == right["file_id"]
+    return _join(rows, joined)
+
+
+def _join(rows: Rows, joined: npt.NDArray[np.bool_]) -> Rows:
+    """The first row of each run of neighbours, with the length of all; `joined` (n - 1,): row i goes on in i + 1."""
     heads = np.flatnonzero(np.concatenate(([True], ~joined)))
-    drawn = rows.take(heads)
-    drawn["length"] = np.add.reduceat(rows["length"], heads)
-    return drawn
+    runs = rows.take(heads)
+    runs["length"] = np.add.reduceat(rows["length"], heads)
+    return runs
 
 
 def require_normal(rows: Rows, start: int, stop: int, file_sizes: Iterable[int]) -> None:

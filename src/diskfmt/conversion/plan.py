@@ -1,7 +1,6 @@
 """What a conversion will do, before it does anything."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from diskfmt import engine
 from diskfmt.conversion.target import Target
@@ -10,7 +9,7 @@ from diskfmt.formats.base import Layout, Request
 from diskfmt.units import SECTOR, align_up
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One conversion: what is asked of the target, and what the user should know about it."""
 
@@ -26,11 +25,6 @@ class Plan:
     def new_layout(self) -> Layout:
         """A fresh layout of the output."""
         return self.target.format.layout(self.request)
-
-    @cached_property
-    def data_name(self) -> str | None:
-        """The name of the data file where it is not the target itself."""
-        return self.new_layout().data_name
 
 
 def make_plan(size: int, target: Target, name: str) -> Plan:

@@ -56,11 +56,12 @@ def run(
     tell = watch or (lambda _: None)
     total = clearance.totals.stored if clearance.totals is not None else disk.size
     layout = plan.new_layout()
-    for name in _names(path, layout.data_name):
+    names = _names(path, layout.data_name)
+    for name in names:
         _refuse_same_file(disk, name)
     with ExitStack() as stack:
         clearance.require((file.identity_now() for file in disk.files), disk.path)
-        outputs = [stack.enter_context(TargetFile(name, force=force)) for name in _names(path, layout.data_name)]
+        outputs = [stack.enter_context(TargetFile(name, force=force)) for name in names]
         data = outputs[0]
         with _phase(seconds, "copy"):
             finale = _copy(
@@ -123,8 +124,8 @@ def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, t
     if output is not None and placement.fixed:
         output.truncate(placement.base + placement.guest_size)  # a file system that cannot hold it says so now
     with engine.Copier(
-        fds=[file.fd for file in disk.files],
-        paths=[file.path for file in disk.files],
+        fds=disk.fds,
+        paths=disk.paths,
         target_fd=-1 if output is None else output.fd,
         target_path="" if output is None else output.path,
         placement=placement,
@@ -134,9 +135,8 @@ def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, t
         def work() -> Finale:
             for rows in extents.chunks(disk.extents(), unit=placement.unit, max_units=_WINDOW_UNITS):
                 first, places, stored = copier.run(rows)
-                if not placement.fixed:
-                    pieces, copier.end = layout.add(first, places, stored, copier.end)
-                    _write(output, pieces)
+                pieces, copier.end = layout.add(first, places, stored, copier.end)
+                _write(output, pieces)
             copier.finish()
             return layout.finish(copier.end, fingerprint_bytes(copier.fingerprint, disk.size))
 

@@ -9,7 +9,7 @@ from typing import Final
 from diskfmt import engine, extents
 from diskfmt.clearance import Assessment, Totals
 from diskfmt.disk import Disk, not_opened
-from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, first_error
+from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, finding_from, first_error
 from diskfmt.formats.base import Statistics
 from diskfmt.formats.detect import nested_claims
 from diskfmt.kinds import Codec, Kind
@@ -60,18 +60,6 @@ def _collect(check: Generator[Finding, None, Statistics], findings: list[Finding
         except StopIteration as end:
             statistics: Statistics = end.value
             return statistics
-
-
-def finding_from(error: DiskfmtError) -> Finding:
-    """The finding, of severity ERROR, that says the same as an exception."""
-    return Finding(
-        reason=error.reason,
-        severity=Severity.ERROR,
-        message=error.message,
-        offset=error.offset,
-        guest_offset=error.guest_offset,
-        remedy=error.remedy,
-    )
 
 
 def _walk(disk: Disk, progress: Callable[[int], None] | None) -> tuple[Totals, set[Codec]]:

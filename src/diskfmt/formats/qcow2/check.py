@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diskfmt import engine
-from diskfmt.errors import CorruptError, DiskfmtError, Finding, Reason, RefusedError, Severity
+from diskfmt.errors import CorruptError, DiskfmtError, Finding, Reason, RefusedError, Severity, finding_from
 from diskfmt.extents import U64, WINDOW_ROWS, Kind
 from diskfmt.formats.base import Image, Statistics
 from diskfmt.formats.qcow2.extras import Snapshot, bitmaps, bitmaps_header, snapshots
@@ -66,8 +66,7 @@ class _State:
             self.found.append(finding)
 
     def say_error(self, error: DiskfmtError) -> None:
-        self.say(Finding(reason=error.reason, severity=self.grade, message=error.message, offset=error.offset,
-                         guest_offset=error.guest_offset, remedy=error.remedy))  # fmt: skip
+        self.say(finding_from(error, self.grade))
 
     def drain(self) -> list[Finding]:
         found, self.found = self.found, []

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from diskfmt import engine
-from diskfmt.errors import CorruptError, Finding, Reason, RefusedError, Severity
+from diskfmt.errors import CorruptError, Finding, Reason, RefusedError, Severity, finding_from
 from diskfmt.extents import U64, Kind, Rows
 from diskfmt.formats.base import Image, Statistics
 from diskfmt.formats.vmdk.header import Vmdk
@@ -71,7 +71,7 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
             try:
                 list(flat_extents(image, files, 0, image.virtual_size))
             except (CorruptError, RefusedError) as error:
-                yield _finding(error)
+                yield finding_from(error)
         end = vmdk.flat.start + vmdk.flat.length if vmdk.flat is not None else files[0].size
         return Statistics(total_units=1, stored_units=1, encoded_units=0, end=end)
     seen = _Seen(limit=MAX_RUNS_DEEP if deep else MAX_RUNS)
@@ -82,7 +82,7 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
             _take(header, rows, seen)
     except CorruptError as error:
         whole = False
-        yield _finding(error)
+        yield finding_from(error)
     if whole:
         yield from _redundant(header, walk, files[0], seen)
         yield from _places(header, walk, seen)
@@ -91,17 +91,6 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
         stored_units=seen.stored,
         encoded_units=seen.encoded,
         end=max(seen.end, header.overhead * SECTOR),
-    )
-
-
-def _finding(error: CorruptError | RefusedError) -> Finding:
-    return Finding(
-        reason=error.reason,
-        severity=Severity.ERROR,
-        message=error.message,
-        offset=error.offset,
-        guest_offset=error.guest_offset,
-        remedy=error.remedy,
     )
 
 
