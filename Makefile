@@ -54,6 +54,7 @@ $(STAMP): pyproject.toml $(NATIVE) | $(BIN)/python
 	@echo 'diskfmt: building and installing into $(VENV)'
 	@$(BIN)/python -m pip install -qq 'scikit-build-core>=0.11' 'cffi>=2.0' $(call lacks,cmake,cmake) $(call lacks,ninja,ninja)
 	@$(BIN)/python -m pip install -qq --no-build-isolation $(NO_REBUILD) -e .
+	@$(BIN)/python -m compileall -q src
 	@cp tools/no_rebuild.pth "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/"
 	@touch $@
 

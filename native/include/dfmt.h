@@ -28,7 +28,7 @@
 /* The Python binding reads everything between the two cffi marks. */
 /* cffi: begin */
 
-#define DFMT_ABI 1
+#define DFMT_ABI 2
 
 /* ---- errors ---------------------------------------------------------------------------------------------- */
 
@@ -89,7 +89,8 @@ enum {
     DFMT_OP_RENAME = 6,
     DFMT_OP_CLOSE = 7,
     DFMT_OP_MALLOC = 8,
-    DFMT_OPS = 9
+    DFMT_OP_WRITE_BEHIND = 9,
+    DFMT_OPS = 10
 };
 
 /* What a faulty table does at the chosen call. */
@@ -209,6 +210,10 @@ void dfmt_copy_finish(dfmt_copy *copy);
 /* 64 bits that depend on the guest's non-zero bytes and their offsets, not on rows, threads or placement. */
 uint64_t dfmt_copy_fingerprint(const dfmt_copy *copy);
 
+/* Before the first run: have the kernel start to store what is written, each time that `step` bytes of the target are
+ * done (0: not at all). For outputs that are flushed at the end, which then takes less. */
+void dfmt_copy_write_behind(dfmt_copy *copy, uint64_t step);
+
 /* From any thread, at any time: stored guest bytes done; stop soon. */
 uint64_t dfmt_copy_progress(const dfmt_copy *copy);
 void dfmt_copy_cancel(dfmt_copy *copy);
@@ -223,6 +228,7 @@ struct dfmt_io {
     int (*fsync)(void *ctx, int fd);
     int (*ftruncate)(void *ctx, int fd, uint64_t length);
     int (*fallocate)(void *ctx, int fd, int mode, uint64_t offset, uint64_t length);
+    int (*write_behind)(void *ctx, int fd, uint64_t offset, uint64_t length);
     int64_t (*seek)(void *ctx, int fd, uint64_t offset, int whence);
     int (*rename)(void *ctx, int dir_fd, const char *from, const char *to, int replace);
     int (*close)(void *ctx, int fd);

@@ -8,6 +8,7 @@
  *
  * Threads take whatever is to do: first a placed slot to write, then a new batch to read. The one lock covers the
  * choice and the hand-out of places, which happens strictly in guest order: so the output does not depend on threads.
+ * One thread at a time writes: Linux locks the inode for each buffered write, and who waits for it there only spins.
  * A unit larger than a batch (VHD block, 2 MiB cluster) gets its place with its first batch that is not zero; the
  * file is new, so the batches of that unit that are zero need not be written.
  */
@@ -79,7 +80,7 @@ struct dfmt_copy {
     uint64_t position; /* guest offset of the next batch */
     size_t next_row;
     uint64_t next_ticket, turn;
-    bool exhausted, failed;
+    bool exhausted, failed, writing;
     uint64_t end;       /* of the target's used part */
     uint64_t allocated; /* the file system was asked for the blocks up to here */
     uint64_t open_unit, open_place; /* the unit that got its place last */
@@ -89,6 +90,8 @@ struct dfmt_copy {
     atomic_uint_fast64_t progress;
     atomic_int cancelled;
     atomic_int allocates; /* the file system can be asked for blocks */
+    uint64_t write_behind; /* step; 0: not at all */
+    uint64_t handed_over;  /* the kernel was told to store the target up to here */
 };
 
 static bool is_encoding(const dfmt_copy *copy) { return copy->p.codec != DFMT_NONE; }
@@ -216,11 +219,14 @@ static bool allocate(dfmt_copy *copy, slot *s, int mode, uint64_t from, uint64_t
     return false;
 }
 
-/* Appended small units have no holes between them: reserve far ahead. The file grows with it, so that whoever sets
- * its final length gives back what was not needed; blocks behind the end would stay if that length were larger. */
+/* Appended small units have no holes between them, so blocks are reserved far ahead. */
+static bool reserves_ahead(const dfmt_copy *copy) { return !copy->p.fixed && copy->p.unit <= PIECE; }
+
+/* The file grows with the reserve, so that whoever sets its final length gives back what was not needed; blocks behind
+ * the end would stay if that length were larger. */
 static void reserve_ahead(dfmt_copy *copy, slot *s)
 {
-    if (copy->p.fixed || copy->p.unit > PIECE || copy->end <= copy->allocated)
+    if (!reserves_ahead(copy) || copy->end <= copy->allocated)
         return;
     uint64_t length = dfmt_max(copy->end - copy->allocated, PREALLOCATE);
     if (allocate(copy, s, 0, copy->allocated, length))
@@ -261,13 +267,24 @@ static void place(dfmt_copy *copy, slot *s)
 
 /* ---- writing, no lock held ------------------------------------------------------------------------------------- */
 
-static int write_out(const dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t length, uint64_t offset)
+/* Writes ascend, and one thread at a time makes them. Only a hint: what fails on the way to the disk is told by fsync. */
+static void store_behind(dfmt_copy *copy, uint64_t end)
+{
+    if (copy->write_behind == 0 || end < copy->handed_over + copy->write_behind)
+        return;
+    (void)copy->io->write_behind(copy->io->ctx, copy->target, copy->handed_over, end - copy->handed_over);
+    copy->handed_over = end;
+}
+
+static int write_out(dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t length, uint64_t offset)
 {
     if (copy->target < 0)
         return DFMT_OK;
     int code = dfmt_pwrite(copy->io, copy->target, data, length, offset, &s->error);
     if (code != DFMT_OK)
         s->error.guest_off = s->start;
+    else
+        store_behind(copy, offset + length);
     return code;
 }
 
@@ -288,8 +305,8 @@ static int write_runs(dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t le
                 break;
             run += page;
         }
-        if (run - at >= PIECE && !allocate(copy, s, FALLOC_FL_KEEP_SIZE, offset + at, run - at) &&
-            s->error.code != DFMT_OK)
+        bool fresh = run - at >= PIECE && !reserves_ahead(copy);
+        if (fresh && !allocate(copy, s, FALLOC_FL_KEEP_SIZE, offset + at, run - at) && s->error.code != DFMT_OK)
             return s->error.code;
         int code = write_out(copy, s, data + at, run - at, offset + at);
         if (code != DFMT_OK)
@@ -299,7 +316,7 @@ static int write_runs(dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t le
     return DFMT_OK;
 }
 
-static int write_prefix(const dfmt_copy *copy, slot *s, const part *part)
+static int write_prefix(dfmt_copy *copy, slot *s, const part *part)
 {
     uint8_t prefix[512];
     memset(prefix, (int)copy->p.prefix_byte, sizeof(prefix));
@@ -336,7 +353,7 @@ static transfer transfer_of(const dfmt_copy *copy, const slot *s, uint64_t index
 static int write_slot(dfmt_copy *copy, slot *s)
 {
     uint64_t parts = (s->stop - s->start + part_size(copy) - 1) / part_size(copy);
-    bool sparse = copy->p.fixed || copy->p.unit > PIECE;
+    bool sparse = !is_encoding(copy) && copy->p.unit > PAGE;
     transfer run = {0};
     for (uint64_t i = 0; i <= parts; i++) {
         transfer next = {0};
@@ -354,8 +371,8 @@ static int write_slot(dfmt_copy *copy, slot *s)
         }
         int code = DFMT_OK;
         if (run.length != 0)
-            code = sparse && !is_encoding(copy) ? write_runs(copy, s, run.from, run.length, run.to)
-                                                : write_out(copy, s, run.from, run.length, run.to);
+            code = sparse ? write_runs(copy, s, run.from, run.length, run.to)
+                          : write_out(copy, s, run.from, run.length, run.to);
         if (code != DFMT_OK)
             return code;
         run = next;
@@ -465,12 +482,14 @@ static void *work(void *argument)
             w->error_ticket = copy->next_ticket;
             pthread_cond_broadcast(&copy->changed);
         }
-        slot *s = copy->failed ? NULL : find(copy, PLACED);
+        slot *s = copy->failed || copy->writing ? NULL : find(copy, PLACED);
         if (s != NULL) {
             s->state = WRITING;
+            copy->writing = true;
             pthread_mutex_unlock(&copy->lock);
             int code = write_slot(copy, s);
             pthread_mutex_lock(&copy->lock);
+            copy->writing = false;
             s->state = FREE;
             if (code != DFMT_OK)
                 fail_slot(copy, s, &w->error, &w->error_ticket);
@@ -692,7 +711,7 @@ int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint6
     copy->position = copy->start;
     copy->next_row = 0;
     copy->next_ticket = copy->turn = 0;
-    copy->exhausted = copy->failed = false;
+    copy->exhausted = copy->failed = copy->writing = false;
     for (size_t i = 0; i < copy->slot_count; i++)
         copy->slots[i].state = FREE;
     worker workers[MAX_THREADS] = {0};
@@ -727,6 +746,11 @@ uint64_t dfmt_copy_fingerprint(const dfmt_copy *copy)
 uint64_t dfmt_copy_progress(const dfmt_copy *copy)
 {
     return atomic_load_explicit(&((dfmt_copy *)(uintptr_t)copy)->progress, memory_order_relaxed);
+}
+
+void dfmt_copy_write_behind(dfmt_copy *copy, uint64_t step)
+{
+    copy->write_behind = dfmt_min(step, MAX_OFFSET);
 }
 
 void dfmt_copy_cancel(dfmt_copy *copy)

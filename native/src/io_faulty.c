@@ -74,6 +74,12 @@ static int faulty_fallocate(void *ctx, int fd, int mode, uint64_t offset, uint64
     return strikes(f, DFMT_OP_FALLOCATE) ? refuse(f) : f->real->fallocate(f->real->ctx, fd, mode, offset, length);
 }
 
+static int faulty_write_behind(void *ctx, int fd, uint64_t offset, uint64_t length)
+{
+    faulty *f = ctx;
+    return strikes(f, DFMT_OP_WRITE_BEHIND) ? refuse(f) : f->real->write_behind(f->real->ctx, fd, offset, length);
+}
+
 static int64_t faulty_seek(void *ctx, int fd, uint64_t offset, int whence)
 {
     faulty *f = ctx;
@@ -119,6 +125,7 @@ dfmt_io *dfmt_io_faulty_new(int op, uint64_t nth, int how, int sys_errno, int st
         .fsync = faulty_fsync,
         .ftruncate = faulty_ftruncate,
         .fallocate = faulty_fallocate,
+        .write_behind = faulty_write_behind,
         .seek = faulty_seek,
         .rename = faulty_rename,
         .close = faulty_close,

@@ -42,6 +42,12 @@ static int posix_fallocate_(void *ctx, int fd, int mode, uint64_t offset, uint64
     return fallocate(fd, mode, (off_t)offset, (off_t)length);
 }
 
+static int posix_write_behind(void *ctx, int fd, uint64_t offset, uint64_t length)
+{
+    (void)ctx;
+    return sync_file_range(fd, (off_t)offset, (off_t)length, SYNC_FILE_RANGE_WRITE);
+}
+
 static int64_t posix_seek(void *ctx, int fd, uint64_t offset, int whence)
 {
     (void)ctx;
@@ -95,6 +101,7 @@ const dfmt_io *dfmt_io_posix(void)
         .fsync = posix_fsync,
         .ftruncate = posix_ftruncate,
         .fallocate = posix_fallocate_,
+        .write_behind = posix_write_behind,
         .seek = posix_seek,
         .rename = posix_rename,
         .close = posix_close,

@@ -14,6 +14,8 @@ typedef struct job {
 static int run(const dfmt_io *io, const job *j, int target, dfmt_error *err)
 {
     dfmt_copy *copy = dfmt_copy_new(io, j->s.fds, FILES, target, &j->p, 512, j->threads);
+    if (copy != NULL)
+        dfmt_copy_write_behind(copy, 1);
     if (copy == NULL)
         return DFMT_E_NOMEM;
     int code = dfmt_copy_run(copy, j->s.rows, j->s.count, j->places, j->stored, j->units, err);
@@ -102,6 +104,17 @@ static void reading_fails(void)
     }
     source_free(&s);
     free(out);
+}
+
+/* It is a hint: the run goes on without, and the flush at the end tells what was lost. */
+static void write_behind_fails(const job *j)
+{
+    CHECK(calls(j, DFMT_OP_WRITE_BEHIND) > 0);
+    dfmt_io *io = dfmt_io_faulty_new(DFMT_OP_WRITE_BEHIND, 1, DFMT_FAULT_ERRNO, EIO, 1);
+    int target = new_file();
+    SAME(run(io, j, target, NULL), DFMT_OK);
+    close(target);
+    dfmt_io_faulty_free(io);
 }
 
 /* An optimisation that is not to be had is done without; any other error counts. */
@@ -224,6 +237,7 @@ int main(void)
             tried += fail_each(&jobs[i], DFMT_OP_FALLOCATE, DFMT_FAULT_ERRNO, EIO, DFMT_E_WRITE);
             tried += fail_each(&jobs[i], DFMT_OP_MALLOC, DFMT_FAULT_ERRNO, 0, DFMT_E_NOMEM);
             allocation_fails(&jobs[i]);
+            write_behind_fails(&jobs[i]);
         }
         cancelling(&jobs[0]);
         for (size_t i = 0; i < sizeof(jobs) / sizeof(jobs[0]); i++)

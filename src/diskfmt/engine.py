@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
     from diskfmt.extents import U64, Rows
 
-_ABI: Final = 1
+_ABI: Final = 2
 if lib.DFMT_ABI != _ABI:  # a stale build would misread every structure
     raise ImportError(f"diskfmt._native has ABI {lib.DFMT_ABI}, this code needs {_ABI}: build it again")
 
 MAX_THREADS: Final = 64
+_WRITE_BEHIND: Final = 8 << 20  # larger than what a disk takes at once, small beside a copy
 # What a full disk says: no block, no quota, or a file larger than the file system has.
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -44,6 +45,7 @@ class Op(IntEnum):
     RENAME = 6
     CLOSE = 7
     MALLOC = 8
+    WRITE_BEHIND = 9
 
 
 class Fault(IntEnum):
@@ -298,6 +300,7 @@ class Copier:
     """The copy loop over one target. A context manager; not for two threads at once, except `done` and `cancel`.
 
     `paths` name the source's files and the target for messages; `target_fd` -1 does everything but write.
+    `write_behind`: the output will be flushed, so let the kernel begin with it at once.
     """
 
     def __init__(
@@ -309,6 +312,7 @@ class Copier:
         target_path: str,
         placement: Placement,
         threads: int,
+        write_behind: bool = False,
     ) -> None:
         self._lock = threading.RLock()  # others may ask for `done`, or cancel, while this thread closes
         self._done = 0
@@ -332,6 +336,8 @@ class Copier:
         )
         if self._copy == ffi.NULL:
             raise MemoryError(f"the engine cannot start with {placement}")
+        if write_behind:
+            lib.dfmt_copy_write_behind(self._copy, _WRITE_BEHIND)
 
     def __enter__(self) -> Self:
         return self

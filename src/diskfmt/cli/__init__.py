@@ -7,6 +7,8 @@ Everything that costs time is imported by the command that needs it, so that `--
 stands only what is needed before a signal may arrive.
 """
 
+import gc
+import os
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     `argv` are the arguments without the program's name, those of the process by default.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    # numpy starts a thread per core for matrices that nobody multiplies here, and these threads spin.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(50_000)  # the default walks all modules again and again while they load
     try:
         with Interrupts() as interrupts:
             from diskfmt.cli.dispatch import dispatch

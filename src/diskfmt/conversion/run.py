@@ -65,7 +65,12 @@ def run(
         data = outputs[0]
         with _phase(seconds, "copy"):
             finale = _copy(
-                disk, layout, data, threads, lambda done: tell(Progress(phase="copy", done=done, total=total))
+                disk,
+                layout,
+                data,
+                threads=threads,
+                write_behind=sync,
+                tell=lambda done: tell(Progress(phase="copy", done=done, total=total)),
             )
             _finish(outputs, finale)
         if sync:
@@ -90,7 +95,7 @@ def run(
 
 def measure(disk: Disk, plan: Plan, *, threads: int) -> int:
     """The size in bytes that the data file of the output will have: everything is done but the writing."""
-    return _copy(disk, plan.new_layout(), None, threads, lambda _: None).size
+    return _copy(disk, plan.new_layout(), None, threads=threads, write_behind=False, tell=lambda _: None).size
 
 
 @contextmanager
@@ -118,7 +123,15 @@ def _refuse_same_file(disk: Disk, path: str) -> None:
         )
 
 
-def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, tell: Callable[[int], None]) -> Finale:
+def _copy(
+    disk: Disk,
+    layout: Layout,
+    output: TargetFile | None,
+    *,
+    threads: int,
+    write_behind: bool,
+    tell: Callable[[int], None],
+) -> Finale:
     """Move the data and write the tables that are complete on the way; returns what is left to write."""
     placement = layout.placement
     if output is not None and placement.fixed:
@@ -130,6 +143,7 @@ def _copy(disk: Disk, layout: Layout, output: TargetFile | None, threads: int, t
         target_path="" if output is None else output.path,
         placement=placement,
         threads=threads,
+        write_behind=write_behind,
     ) as copier:
 
         def work() -> Finale:
