@@ -353,6 +353,15 @@ size_t dfmt_encoder_run(dfmt_encoder *encoder, const uint8_t *in, size_t in_len,
     return 0;
 }
 
+size_t dfmt_encoder_memory(const dfmt_encoder *encoder)
+{
+#if HAVE_ZSTD
+    if (encoder->zstd != NULL)
+        return ZSTD_sizeof_CCtx(encoder->zstd);
+#endif
+    return (encoder->level >= 10 ? 10U : 1U) << 20; /* libdeflate's slowest levels keep all matches of a block */
+}
+
 /* Deflate grows data by 5 bytes per stored block of at least 16 KiB, zstd by 1/256; headers and checksums on top. */
 size_t dfmt_encode_bound(int codec, size_t in_len)
 {

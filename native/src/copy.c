@@ -26,6 +26,7 @@
 #define MAX_THREADS 64
 #define MAX_UNIT (UINT64_C(256) << 20)
 #define RING_MEMORY (UINT64_C(128) << 20) /* the slots stay below, whatever the number of threads */
+#define WORKER_MEMORY (UINT64_C(64) << 20) /* so do the buffers of all threads, or there are fewer threads */
 #define PREALLOCATE (UINT64_C(64) << 20)
 #define NO_UNIT UINT64_MAX
 #define MAX_OFFSET (UINT64_C(1) << 62) /* sums of a few of them do not wrap around */
@@ -69,6 +70,7 @@ struct dfmt_copy {
     size_t row_count;
     uint64_t start, stop;
     uint64_t batch; /* guest bytes of a batch: a power of two */
+    uint64_t frame; /* the largest that is decoded; 0: none is */
     uint64_t done;  /* where the last run ended */
     uint64_t *places, *stored;
 
@@ -572,13 +574,19 @@ static int make_slots(dfmt_copy *copy, uint64_t batch)
     return DFMT_OK;
 }
 
-/* A batch holds whole frames of the source, so that none is decoded twice, and whole units that are encoded. */
-static uint64_t batch_size(const dfmt_copy *copy, const dfmt_row *rows, size_t count)
+static uint64_t largest_frame(const dfmt_row *rows, size_t count)
 {
-    uint64_t needed = is_encoding(copy) ? copy->p.unit : 0;
+    uint64_t frame = 0;
     for (size_t i = 0; i < count; i++)
         if (rows[i].kind == DFMT_ENCODED)
-            needed = dfmt_max(needed, rows[i].frame_len);
+            frame = dfmt_max(frame, rows[i].frame_len);
+    return frame;
+}
+
+/* A batch holds whole frames of the source, so that none is decoded twice, and whole units that are encoded. */
+static uint64_t batch_size(const dfmt_copy *copy)
+{
+    uint64_t needed = dfmt_max(copy->frame, is_encoding(copy) ? copy->p.unit : 0);
     uint64_t batch = BATCH;
     while (batch < needed)
         batch *= 2;
@@ -644,25 +652,45 @@ void dfmt_copy_free(dfmt_copy *copy)
 
 /* ---- the run --------------------------------------------------------------------------------------------------- */
 
+static int open_worker(dfmt_copy *copy, worker *w)
+{
+    w->copy = copy;
+    w->error_ticket = UINT64_MAX;
+    int code = dfmt_reader_init(&w->reader, copy->io, copy->fds, copy->fd_count, &copy->cancelled);
+    if (code == DFMT_OK && is_encoding(copy))
+        code = dfmt_encoder_new(copy->io, (int)copy->p.codec, copy->p.level, (int)copy->p.window_bits, &w->encoder);
+    return code;
+}
+
+/* What a thread needs beside the slots. What an encoder holds shows when it has seen one unit. */
+static uint64_t worker_memory(const dfmt_copy *copy, const worker *w)
+{
+    uint64_t memory = copy->frame != 0 ? dfmt_reader_memory(copy->frame) : 0;
+    if (w->encoder == NULL)
+        return memory;
+    slot *s = &copy->slots[0];
+    memset(s->data, 0, copy->p.unit);
+    (void)dfmt_encoder_run(w->encoder, s->data, copy->p.unit, s->encoded,
+                           dfmt_encode_bound((int)copy->p.codec, copy->p.unit));
+    return memory + dfmt_encoder_memory(w->encoder);
+}
+
 static int run_workers(dfmt_copy *copy, worker *workers, dfmt_error *err)
 {
     int code = DFMT_OK;
     int ready = 0;
-    for (; ready < copy->threads && code == DFMT_OK; ready++) {
-        worker *w = &workers[ready];
-        w->copy = copy;
-        w->error_ticket = UINT64_MAX;
-        code = dfmt_reader_init(&w->reader, copy->io, copy->fds, copy->fd_count, &copy->cancelled);
-        if (code == DFMT_OK && is_encoding(copy))
-            code = dfmt_encoder_new(copy->io, (int)copy->p.codec, copy->p.level, (int)copy->p.window_bits,
-                                    &w->encoder);
+    uint64_t each = 0;
+    while (ready < copy->threads && code == DFMT_OK && (uint64_t)ready * each <= WORKER_MEMORY - each) {
+        code = open_worker(copy, &workers[ready]);
+        if (ready++ == 0 && code == DFMT_OK)
+            each = dfmt_min(worker_memory(copy, &workers[0]), WORKER_MEMORY);
     }
     if (code == DFMT_OK) {
         /* A thread that cannot start is not missed: the others do its work. */
-        for (int i = 1; i < copy->threads && (size_t)i < copy->slot_count; i++)
+        for (int i = 1; i < ready && (size_t)i < copy->slot_count; i++)
             workers[i].running = pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0;
         work(&workers[0]);
-        for (int i = 1; i < copy->threads; i++)
+        for (int i = 1; i < ready; i++)
             if (workers[i].running)
                 pthread_join(workers[i].thread, NULL);
     } else {
@@ -697,7 +725,8 @@ int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint6
     if (copy->start % copy->p.unit != 0 || copy->start < copy->done || copy->stop > copy->p.guest_size ||
         (!copy->p.fixed && (places == NULL || stored == NULL || units != (span + copy->p.unit - 1) / copy->p.unit)))
         return dfmt_fail(err, DFMT_E_ARG, 0, 0, copy->start, 0);
-    if (make_slots(copy, batch_size(copy, rows, row_count)) != DFMT_OK)
+    copy->frame = largest_frame(rows, row_count);
+    if (make_slots(copy, batch_size(copy)) != DFMT_OK)
         return dfmt_fail(err, DFMT_E_NOMEM, 0, 0, copy->start, 0);
     if (!copy->p.fixed) {
         memset(places, 0, units * sizeof(*places));

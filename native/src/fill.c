@@ -43,6 +43,11 @@ void dfmt_reader_free(dfmt_reader *reader)
     reader->io->free(reader->io->ctx, reader->frame);
 }
 
+uint64_t dfmt_reader_memory(uint64_t frame)
+{
+    return dfmt_max(SPAN, 2 * frame) + frame; /* stored frames, and one decoded */
+}
+
 static int reserve(const dfmt_io *io, uint8_t **buffer, size_t *room, size_t needed)
 {
     if (*room >= needed)

@@ -45,6 +45,8 @@ int dfmt_decoder_run(dfmt_decoder *decoder, int codec, const uint8_t *in, size_t
 /* *made is NULL unless DFMT_OK comes back; else DFMT_E_NOMEM, or DFMT_E_CODEC: no such codec or level in this build. */
 int dfmt_encoder_new(const dfmt_io *io, int codec, int level, int window_bits, dfmt_encoder **made);
 void dfmt_encoder_free(const dfmt_io *io, dfmt_encoder *encoder);
+/* Bytes that it holds, as far as that shows by now. */
+size_t dfmt_encoder_memory(const dfmt_encoder *encoder);
 /* Bytes of the frame, or 0 if it does not fit into `room` or the codec failed. */
 size_t dfmt_encoder_run(dfmt_encoder *encoder, const uint8_t *in, size_t in_len, uint8_t *out, size_t room);
 
@@ -72,6 +74,8 @@ typedef struct dfmt_reader {
 int dfmt_reader_init(dfmt_reader *reader, const dfmt_io *io, const int *fds, size_t fd_count,
                      const atomic_int *cancelled);
 void dfmt_reader_free(dfmt_reader *reader);
+/* Bytes that a reader of frames of at most `frame` decoded bytes needs. */
+uint64_t dfmt_reader_memory(uint64_t frame);
 
 /* Guest bytes [start, stop) of the table from row `first` on; *stored counts those that came from a file. */
 int dfmt_fill(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t first, uint64_t start, uint64_t stop,

@@ -15,7 +15,7 @@ from diskfmt.conversion.plan import Plan
 from diskfmt.conversion.progress import Progress, Watcher, supervised
 from diskfmt.conversion.verify import verify_output
 from diskfmt.disk import Disk
-from diskfmt.errors import Reason, RefusedError
+from diskfmt.errors import DiskfmtError, Reason, RefusedError
 from diskfmt.formats.base import Finale, Layout, Piece
 from diskfmt.stores.target import TargetFile
 from diskfmt.treehash import fingerprint_bytes
@@ -63,7 +63,7 @@ def run(
         clearance.require((file.identity_now() for file in disk.files), disk.path)
         outputs = [stack.enter_context(TargetFile(name, force=force)) for name in names]
         data = outputs[0]
-        with _phase(seconds, "copy"):
+        with _phase(seconds, "copy"), _blaming_changes(disk):
             finale = _copy(
                 disk,
                 layout,
@@ -103,6 +103,17 @@ def _phase(seconds: dict[str, float], name: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - start
+
+
+@contextmanager
+def _blaming_changes(disk: Disk) -> Iterator[None]:
+    """Damage that is met while the source changes is told as the change that it comes from."""
+    try:
+        yield
+    except DiskfmtError:
+        for file in disk.files:
+            file.require_unchanged()
+        raise
 
 
 def _names(path: str, data_name: str | None) -> tuple[str, ...]:

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import raw as build
-from hypothesis import given
-from hypothesis import strategies as st
 
 from diskfmt import engine
 from diskfmt.extents import Kind, Rows, require_normal
+from diskfmt.formats import plain
 from diskfmt.formats.raw import FORMAT
-from diskfmt.formats.raw import map as raw_map
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20
@@ -83,7 +81,7 @@ def test_file_system_that_is_not_believed_gives_data(tmp_path: Path, doubting: N
 
 
 def test_many_runs_come_in_windows(tmp_path: Path, trusting: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raw_map, "MAX_RUNS", 3)
+    monkeypatch.setattr(plain, "MAX_RUNS", 3)
     places = {n * 4 * 65536: b"x" * 65536 for n in range(1, 20)}
     path = build.sparse(tmp_path / "d", 80 * 65536, places)
     windows = rows_of(path)
@@ -91,25 +89,6 @@ def test_many_runs_come_in_windows(tmp_path: Path, trusting: None, monkeypatch: 
     assert max(map(len, windows)) <= 7
     data = [row for row in told(windows) if row[2] is Kind.DATA]
     assert data == [(at, 65536, Kind.DATA) for at in places]
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3)), max_size=12),
-    st.integers(0, 3),
-)
-def test_rows_say_what_the_runs_say(steps: list[tuple[int, int]], tail: int) -> None:
-    """Against a model with one letter a byte."""
-    model = "".join("." * gap + "D" * length for gap, length in steps) + "." * tail
-    runs, at = [], 10
-    for gap, length in steps:
-        runs.append((at + gap, length))
-        at += gap + length
-    stop = at + tail
-    if stop == 10:
-        return
-    rows = raw_map._rows(np.array(runs, np.uint64).reshape(-1, 2), 10, stop)
-    require_normal(rows, 10, stop, [stop])
-    assert "".join({1: "D", 3: "."}[int(row["kind"])] * int(row["length"]) for row in rows) == model
 
 
 def test_runs_are_asked_of_the_engine_in_the_range_only(
@@ -129,4 +108,4 @@ def test_runs_are_asked_of_the_engine_in_the_range_only(
         (15, 1, Kind.DATA),
         (16, 9, Kind.ZERO),
     ]
-    assert seen == [(5, 25, raw_map.MAX_RUNS), (15, 25, raw_map.MAX_RUNS)]
+    assert seen == [(5, 25, plain.MAX_RUNS), (15, 25, plain.MAX_RUNS)]

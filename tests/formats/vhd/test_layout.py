@@ -200,6 +200,7 @@ WRONG = {
     "creator-unknown": request(MIB, creator="abcd"),
     "uuid": request(MIB, uuid="x"),
     "timestamp": request(MIB, timestamp="yesterday"),
+    "timestamp-too-early": request(MIB, timestamp="946684799"),
     "timestamp-too-late": request(MIB, timestamp="9999999999"),
     "compression": Request(subformat="dynamic", virtual_size=MIB, name="d.vhd", compress="zlib"),
 }

@@ -1,52 +1,18 @@
-"""Rows of a raw disk: what the file system stores is data, its holes read as zero."""
+"""Rows of a raw disk: the file is the disk."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
-import numpy as np
-
-from diskfmt import engine
-from diskfmt.extents import ROW, U64, WINDOW_ROWS, Kind, Rows, merge
+from diskfmt.extents import Rows
 from diskfmt.formats.base import Image
+from diskfmt.formats.plain import plain_rows
 from diskfmt.stores.source import SourceFile
-
-MAX_RUNS: Final = (WINDOW_ROWS - 1) // 2
-"""Stored runs a window: with the holes around them they make at most `WINDOW_ROWS` rows."""
 
 
 def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) -> Iterator[Rows]:
     """Windows of rows in normal form for guest range [start, stop) of a raw disk.
 
-    Holes are believed only where the file system is known to tell the truth about them (TM-1104);
-    elsewhere all is data.
-
     Raises:
         IOFailedError: READ_ERROR.
 
     """
-    source = files[0]
-    stop = min(stop, image.virtual_size)
-    if not source.trusts_holes:
-        if start < stop:
-            yield _rows(np.array([[start, stop - start]], np.uint64), start, stop)
-        return
-    while start < stop:
-        runs, after = engine.data_runs(source.fd, start, stop, MAX_RUNS)
-        yield _rows(runs, start, after)
-        start = after
-
-
-def _rows(runs: U64, start: int, stop: int) -> Rows:
-    """The table of [start, stop) whose data is `runs`, shape (n, 2): offset and length, ascending."""
-    rows = np.zeros(2 * len(runs) + 1, ROW)
-    offsets = runs[:, 0]
-    ends = offsets + runs[:, 1]
-    gap_starts = np.concatenate((np.array([start], np.uint64), ends))
-    gap_ends = np.concatenate((offsets, np.array([stop], np.uint64)))
-    rows["guest_off"][0::2] = gap_starts
-    rows["length"][0::2] = gap_ends - gap_starts
-    rows["kind"][0::2] = Kind.ZERO
-    rows["guest_off"][1::2] = rows["host_off"][1::2] = offsets
-    rows["length"][1::2] = rows["host_len"][1::2] = runs[:, 1]
-    rows["kind"][1::2] = Kind.DATA
-    return merge(rows.take(np.flatnonzero(rows["length"])))
+    return plain_rows(files[0], start, min(stop, image.virtual_size))

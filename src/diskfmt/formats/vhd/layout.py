@@ -131,12 +131,13 @@ def _timestamp(text: str | None) -> int:
     """Seconds since 2000 from a text of seconds since 1970; without one, from SOURCE_DATE_EPOCH, or 0."""
     name = "timestamp" if text is not None else "SOURCE_DATE_EPOCH"
     value = text if text is not None else os.environ.get("SOURCE_DATE_EPOCH") or str(EPOCH)
-    if not (value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS) or int(value) - EPOCH > UNUSED:
+    number = int(value) if value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS else -1
+    if number > EPOCH + UNUSED or number < (EPOCH if text is not None else 0):
         raise UsageError(
             f"{name} {value!r} is not a time that a VHD can hold",
-            remedy=f"give seconds since 1970, up to {EPOCH + UNUSED}",
+            remedy=f"give seconds since 1970, from {EPOCH} to {EPOCH + UNUSED}",
         )
-    return max(0, int(value) - EPOCH)
+    return max(0, number - EPOCH)  # SOURCE_DATE_EPOCH is for all formats: the earliest time there is
 
 
 def _unique_id(text: str | None) -> bytes:

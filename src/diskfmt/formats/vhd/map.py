@@ -17,6 +17,7 @@ from diskfmt.engine import gather
 from diskfmt.errors import CorruptError, Finding, Reason, Severity, error_from
 from diskfmt.extents import ROW, U64, WINDOW_ROWS, Kind, Rows, clip, merge
 from diskfmt.formats.base import Image
+from diskfmt.formats.plain import plain_rows
 from diskfmt.formats.vhd.header import Vhd
 from diskfmt.formats.vhd.records import DIFFERENCING, DYNAMIC_SIZE, FOOTER_SIZE, UNUSED, DynamicHeader
 from diskfmt.stores.source import SourceFile
@@ -64,7 +65,8 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
     if start >= stop:
         return
     if header.dynamic is None:
-        yield _fixed(header, start, stop)
+        _require_data(header, stop)
+        yield from plain_rows(files[0], start, stop)
         return
     clear = Kind.HOLE if header.footer.disk_type == DIFFERENCING else Kind.ZERO
     size = header.dynamic.block_size
@@ -85,7 +87,7 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
                     yield window[at : at + WINDOW_ROWS]
 
 
-def _fixed(header: Vhd, start: int, stop: int) -> Rows:
+def _require_data(header: Vhd, stop: int) -> None:
     if stop > header.data_end:
         raise CorruptError(
             f"the disk ends behind the data of the file, {header.data_end:#x}",
@@ -93,11 +95,6 @@ def _fixed(header: Vhd, start: int, stop: int) -> Rows:
             offset=header.data_end,
             remedy=_REMEDY,
         )
-    rows = np.zeros(1, ROW)
-    rows["guest_off"] = rows["host_off"] = start
-    rows["length"] = rows["host_len"] = stop - start
-    rows["kind"] = Kind.DATA
-    return rows
 
 
 def read_blocks(file: SourceFile, header: Vhd, first: int, count: int) -> Blocks:

@@ -16,6 +16,7 @@ from diskfmt import engine
 from diskfmt.errors import CorruptError, Reason, RefusedError, first_error
 from diskfmt.extents import ROW, U64, Codec, Kind, Rows, clip, merge
 from diskfmt.formats.base import Image
+from diskfmt.formats.plain import plain_rows
 from diskfmt.formats.vmdk.header import Vmdk
 from diskfmt.formats.vmdk.sparse import (
     COPY_AGAIN,
@@ -51,7 +52,7 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
     if start >= stop:
         return iter(())
     if vmdk.flat is not None:
-        return iter((_flat_rows(vmdk, files, start, stop),))
+        return _flat_rows(vmdk, files, start, stop)
     if vmdk.header is None or vmdk.descriptor is None:
         finding = first_error(image.findings)
         raise RefusedError(
@@ -60,7 +61,7 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
     return SparseMap(header=vmdk.header, data_end=vmdk.data_end, file=files[0]).rows(start, stop)
 
 
-def _flat_rows(vmdk: Vmdk, files: Sequence[SourceFile], start: int, stop: int) -> Rows:
+def _flat_rows(vmdk: Vmdk, files: Sequence[SourceFile], start: int, stop: int) -> Iterator[Rows]:
     extent = vmdk.flat
     assert extent is not None  # noqa: S101 - the caller looked
     if len(files) < 2:
@@ -78,13 +79,7 @@ def _flat_rows(vmdk: Vmdk, files: Sequence[SourceFile], start: int, stop: int) -
             offset=files[1].size,
             remedy="copy the piece again",
         )
-    rows = np.zeros(1, ROW)
-    rows["guest_off"] = start
-    rows["length"] = rows["host_len"] = stop - start
-    rows["host_off"] = extent.start + start
-    rows["file_id"] = 1
-    rows["kind"] = Kind.DATA
-    return rows
+    return plain_rows(files[1], start, stop, base=extent.start, file_id=1)
 
 
 @dataclass(slots=True, kw_only=True)
