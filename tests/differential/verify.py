@@ -75,7 +75,7 @@ def complaints(path: str, target: Target, expected: GuestDigest, raw: str) -> It
         yield from _oracles_complain(path, target, expected)
         yield from _qemu_complains(path, target, expected, raw)
     yield from _diskfmt_complains(path, target, expected)
-    if target.unit == 512 or target.format == "raw":
+    if target.subformat in ("raw", "fixed", "monolithicFlat"):
         yield from _blocks_complain(path, expected, raw)
 
 
