@@ -82,7 +82,7 @@ struct dfmt_copy {
     uint64_t position; /* guest offset of the next batch */
     size_t next_row;
     uint64_t next_ticket, turn;
-    bool exhausted, failed, writing;
+    bool exhausted, failed;
     uint64_t end;       /* of the target's used part */
     uint64_t allocated; /* the file system was asked for the blocks up to here */
     uint64_t open_unit, open_place; /* the unit that got its place last */
@@ -484,14 +484,12 @@ static void *work(void *argument)
             w->error_ticket = copy->next_ticket;
             pthread_cond_broadcast(&copy->changed);
         }
-        slot *s = copy->failed || copy->writing ? NULL : find(copy, PLACED);
+        slot *s = copy->failed || find(copy, WRITING) != NULL ? NULL : find(copy, PLACED);
         if (s != NULL) {
             s->state = WRITING;
-            copy->writing = true;
             pthread_mutex_unlock(&copy->lock);
             int code = write_slot(copy, s);
             pthread_mutex_lock(&copy->lock);
-            copy->writing = false;
             s->state = FREE;
             if (code != DFMT_OK)
                 fail_slot(copy, s, &w->error, &w->error_ticket);
@@ -740,7 +738,7 @@ int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint6
     copy->position = copy->start;
     copy->next_row = 0;
     copy->next_ticket = copy->turn = 0;
-    copy->exhausted = copy->failed = copy->writing = false;
+    copy->exhausted = copy->failed = false;
     for (size_t i = 0; i < copy->slot_count; i++)
         copy->slots[i].state = FREE;
     worker workers[MAX_THREADS] = {0};

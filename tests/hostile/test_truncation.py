@@ -131,16 +131,21 @@ def test_image_cut_in_the_middle_is_corrupt_for_all_that_read_it(tmp_path, name)
             job(path)
 
 
+def write_with_hole_behind(path, data, size):
+    """A file of `size` bytes that starts with `data`."""
+    path.write_bytes(data)
+    try:
+        os.truncate(path, size)
+    except OSError:
+        pytest.skip("the file system has no files of this size")
+
+
 @pytest.mark.parametrize("bits", [9, 12, 16])
 def test_hole_behind_an_image_costs_no_time(tmp_path, bits):
     """A sparse file is a few kilobytes in an archive, whatever its length: the work must not follow the length."""
     size = 8 << 40
     built = qcow2.image({0: ("data", b"x" * 512), 5: ("data", b"y" * 512)}, size=1 << 20, bits=bits)
-    (tmp_path / "i").write_bytes(built.data)
-    try:
-        os.truncate(tmp_path / "i", size)
-    except OSError:
-        pytest.skip("the file system has no files of this size")
+    write_with_hole_behind(tmp_path / "i", built.data, size)
     with guard():
         assert diskfmt.check(tmp_path / "i").ok
         assert diskfmt.digest(tmp_path / "i")
@@ -152,11 +157,7 @@ def test_clusters_spread_over_a_huge_file_are_not_counted_for_ever(tmp_path):
     step = size // count // 512 * 512
     for number in range(1, count):
         built.poke(built.entry(number), number * step | qcow2.COPIED)
-    (tmp_path / "i").write_bytes(built.data)
-    try:
-        os.truncate(tmp_path / "i", size)
-    except OSError:
-        pytest.skip("the file system has no files of this size")
+    write_with_hole_behind(tmp_path / "i", built.data, size)
     with guard():
         reasons = {finding.reason for finding in diskfmt.check(tmp_path / "i").findings}
     assert diskfmt.Reason.LIMIT_METADATA in reasons
