@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diskfmt
+from diskfmt.chain import Layer
 from diskfmt.disk import Disk
 from diskfmt.errors import CorruptError, InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import ROW
@@ -72,7 +73,7 @@ def disk_with(raw, *windows):
     """A disk over the raw file whose format tells these rows."""
     disk = diskfmt.open_disk(raw[0], format="raw")
     told = replace(disk.format, extents=lambda image, files, start, stop: iter(windows))
-    return Disk(image=disk.image, format=told, files=disk.files)
+    return Disk([Layer(image=disk.image, format=told, files=disk.files)])
 
 
 def data_row(start, host, length=MIB):

@@ -72,7 +72,7 @@ typedef struct dfmt_row {
     uint16_t file_id;
     uint8_t kind;
     uint8_t codec;
-    uint32_t reserved;
+    uint32_t depth; /* which image of a chain says so; not used here */
 } dfmt_row;
 
 /* ---- system calls ---------------------------------------------------------------------------------------- */

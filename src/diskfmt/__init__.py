@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from diskfmt._version import __version__
 
 if TYPE_CHECKING:
-    from diskfmt.api import check, compare, convert, digest, inspect, map_rows, measure, open_disk
+    from diskfmt.api import check, compare, convert, digest, inspect, inspect_chain, map_rows, measure, open_disk
     from diskfmt.clearance import Clearance
     from diskfmt.conversion.progress import Progress
     from diskfmt.disk import Disk
@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from diskfmt.results import CheckReport, Comparison, ConversionResult, ImageInfo, MapRow, Measurement
 
 _HOME = {
-    "diskfmt.api": ("check", "compare", "convert", "digest", "inspect", "map_rows", "measure", "open_disk"),
+    "diskfmt.api": (
+        "check",
+        "compare",
+        "convert",
+        "digest",
+        "inspect",
+        "inspect_chain",
+        "map_rows",
+        "measure",
+        "open_disk",
+    ),
     "diskfmt.clearance": ("Clearance",),
     "diskfmt.conversion.progress": ("Progress",),
     "diskfmt.disk": ("Disk",),
@@ -90,6 +100,7 @@ __all__ = [
     "convert",
     "digest",
     "inspect",
+    "inspect_chain",
     "map_rows",
     "measure",
     "open_disk",

@@ -1,8 +1,11 @@
 """The use cases: what `import diskfmt` offers, and what the command line calls.
 
 Paths are `str | os.PathLike`. Everything returned is frozen and plain; `to_json()` gives values that `json` takes.
-Errors are `diskfmt.DiskfmtError`. Nothing that an image names is opened unless `follow` allows it:
-None opens nothing, `"pieces"` opens the pieces of a multi-file VMDK that lie beside it and carry its stem.
+Errors are `diskfmt.DiskfmtError`. Nothing that an image names is opened unless `follow` allows it: None opens nothing,
+`"pieces"` the pieces of a multi-file VMDK that lie beside it and carry its stem, `"same-directory"` also images below
+it and its data file that lie beside it, any other text is the directory in which these are looked for. `below_format`
+is the format of an image below where the one above does not record it; it is never guessed. `snapshot` is the id or
+name of an internal snapshot to read in place of the present.
 """
 
 import os
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from diskfmt.chain import Layer, not_opened
 from diskfmt.clearance import Clearance
 from diskfmt.conversion.progress import Progress
 from diskfmt.disk import Disk
@@ -29,14 +33,21 @@ Path = str | os.PathLike[str]
 Watcher = Callable[[Progress], None]
 
 
-def open_disk(path: Path, *, format: str | None = None, follow: str | None = None) -> Disk:
+def open_disk(
+    path: Path,
+    *,
+    format: str | None = None,
+    follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
+) -> Disk:
     """The guest disk of an image, for random access: `size`, `read_at`, `extents`, `open`. A context manager.
 
     Raises:
         DiskfmtError: it cannot be read, or must not be.
 
     """
-    return _open_disk(os.fspath(path), format=format, follow=follow)
+    return _open_disk(os.fspath(path), format=format, follow=follow, below_format=below_format, snapshot=snapshot)
 
 
 def inspect(path: Path, *, format: str | None = None) -> ImageInfo:
@@ -47,31 +58,63 @@ def inspect(path: Path, *, format: str | None = None) -> ImageInfo:
 
     """
     with open_disk(path, format=format) as disk:
-        image, file = disk.image, disk.files[0]
-        return ImageInfo(
-            filename=disk.path,
-            format=image.format,
-            subformat=image.subformat,
-            virtual_size=image.virtual_size,
-            actual_size=os.fstat(file.fd).st_blocks * 512,
-            file_size=file.size,
-            cluster_size=image.unit,
-            references=image.references,
-            findings=disk.findings,
-            evidence=disk.evidence,
-            specific=image.specific,
-            extra=image.extra,
+        return _describe(disk.layers[0], disk.findings, disk.evidence)
+
+
+def inspect_chain(
+    path: Path, *, format: str | None = None, follow: str | None = None, below_format: str | None = None
+) -> tuple[ImageInfo, ...]:
+    """What the image is and those below it, the top first, as far as `follow` allows to open them.
+
+    Raises:
+        DiskfmtError: one of them is not an image that this program reads, or must not be followed.
+
+    """
+    with open_disk(path, format=format, follow=follow, below_format=below_format) as disk:
+        paths = [None, *(layer.files[0].path for layer in disk.layers[1:])]
+        return tuple(
+            _describe(
+                layer,
+                tuple(finding for finding in disk.findings if finding.path == name),
+                disk.evidence if name is None else (),
+            )
+            for layer, name in zip(disk.layers, paths, strict=True)
         )
 
 
-def map_rows(path: Path, *, format: str | None = None, follow: str | None = None) -> Iterator[MapRow]:
+def _describe(layer: Layer, findings: tuple[Finding, ...], evidence: tuple[str, ...]) -> ImageInfo:
+    image, file = layer.image, layer.files[0]
+    return ImageInfo(
+        filename=file.path,
+        format=image.format,
+        subformat=image.subformat,
+        virtual_size=image.virtual_size,
+        actual_size=os.fstat(file.fd).st_blocks * 512,
+        file_size=file.size,
+        cluster_size=image.unit,
+        references=image.references,
+        findings=(*findings, *(not_opened(one) for one in layer.missing if one.kind != "piece")),
+        evidence=evidence,
+        specific=image.specific,
+        extra=image.extra,
+    )
+
+
+def map_rows(
+    path: Path,
+    *,
+    format: str | None = None,
+    follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
+) -> Iterator[MapRow]:
     """The extents of the guest disk in order, as qemu-img's `map` shows them, one at a time.
 
     Raises:
         DiskfmtError: while iterating too.
 
     """
-    with open_disk(path, format=format, follow=follow) as disk:
+    with open_disk(path, format=format, follow=follow, below_format=below_format, snapshot=snapshot) as disk:
         held: MapRow | None = None
         for row in _drawn_rows(disk):
             if held is not None and row.offset is None and replace(row, start=held.start, length=held.length) == held:
@@ -92,7 +135,7 @@ def _drawn_rows(disk: Disk) -> Iterator[MapRow]:
     for window in disk.extents():
         rows = outline(window)
         for at in range(0, len(rows), 4096):  # a Python object for each row takes twenty times its room
-            for start, length, host_off, _, _, _, file_id, kind, _, _ in rows[at : at + 4096].tolist():
+            for start, length, host_off, _, _, _, file_id, kind, _, depth in rows[at : at + 4096].tolist():
                 stored = kind in (Kind.DATA, Kind.ENCODED)
                 yield MapRow(
                     start=start,
@@ -103,13 +146,22 @@ def _drawn_rows(disk: Disk) -> Iterator[MapRow]:
                     compressed=kind == Kind.ENCODED,
                     offset=host_off if kind == Kind.DATA else None,
                     filename=disk.files[file_id].path if stored else None,
+                    depth=depth,
                 )
 
 
-def check(path: Path, *, format: str | None = None, deep: bool = False, follow: str | None = None) -> CheckReport:
+def check(
+    path: Path,
+    *,
+    format: str | None = None,
+    deep: bool = False,
+    follow: str | None = None,
+    below_format: str | None = None,
+) -> CheckReport:
     """The integrity of the container: what the gate sees, and what the format's own check sees.
 
-    `deep` also decodes every compressed frame.
+    `deep` also decodes every compressed frame. Images below are judged too where `follow` opens them; otherwise a
+    warning says that they were not looked at.
 
     Raises:
         DiskfmtError: the file cannot be read, or is no image.
@@ -117,8 +169,8 @@ def check(path: Path, *, format: str | None = None, deep: bool = False, follow: 
     """
     from diskfmt.readiness.gate import assess
 
-    with open_disk(path, format=format, follow=follow) as disk:
-        assessment = assess(disk, deep=deep)
+    with open_disk(path, format=format, follow=follow, below_format=below_format) as disk:
+        assessment = assess(disk, deep=deep, alone=True)
         return CheckReport(
             filename=disk.path,
             format=disk.image.format,
@@ -136,6 +188,7 @@ def compare(
     formats: tuple[str | None, str | None] = (None, None),
     strict: bool = False,
     follow: str | None = None,
+    below_format: str | None = None,
     progress: Watcher | None = None,
 ) -> Comparison:
     """Whether two guest disks hold the same bytes. A longer one may end in zeroes, unless `strict`.
@@ -148,7 +201,10 @@ def compare(
 
     with ExitStack() as stack:
         paths = zip((first, second), formats, strict=True)
-        one, other = (stack.enter_context(open_disk(path, format=name, follow=follow)) for path, name in paths)
+        one, other = (
+            stack.enter_context(open_disk(path, format=name, follow=follow, below_format=below_format))
+            for path, name in paths
+        )
         sizes = (one.size, other.size)
         place = None
         if not (strict and one.size != other.size):
@@ -162,7 +218,15 @@ def compare(
         )
 
 
-def digest(path: Path, *, format: str | None = None, follow: str | None = None, progress: Watcher | None = None) -> str:
+def digest(
+    path: Path,
+    *,
+    format: str | None = None,
+    follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
+    progress: Watcher | None = None,
+) -> str:
     """The digest of what the guest sees, as hex text; equal across formats.
 
     Raises:
@@ -171,7 +235,7 @@ def digest(path: Path, *, format: str | None = None, follow: str | None = None, 
     """
     from diskfmt.treehash import guest_digest
 
-    with open_disk(path, format=format, follow=follow) as disk:
+    with open_disk(path, format=format, follow=follow, below_format=below_format, snapshot=snapshot) as disk:
         return guest_digest(disk, threads=_threads(None), progress=_tell(progress, "digest", disk.size))
 
 
@@ -184,6 +248,8 @@ def measure(
     options: Mapping[str, str] | None = None,
     compress: str | None = None,
     follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
 ) -> Measurement:
     """How large a conversion's output will be, exactly: everything is done but the writing.
 
@@ -196,11 +262,11 @@ def measure(
     from diskfmt.conversion.target import parse_target
 
     target = parse_target(format, subformat=subformat, options=options, compress=compress)
-    with open_disk(path, format=source_format, follow=follow) as disk:
+    with open_disk(path, format=source_format, follow=follow, below_format=below_format, snapshot=snapshot) as disk:
         plan = make_plan(disk.size, target, "disk")
         return Measurement(
             required=measure_plan(disk, plan, threads=_threads(None)),
-            fully_allocated=plan.new_layout().full_size,
+            fully_allocated=sum(part.layout.full_size for part in plan.new_output().parts),
         )
 
 
@@ -219,6 +285,8 @@ def convert(
     threads: int | None = None,
     waive: Sequence[str] = (),
     follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
     clearance: Clearance | None = None,
     progress: Watcher | None = None,
 ) -> ConversionResult:
@@ -242,7 +310,8 @@ def convert(
     wanted = parse_target(format, subformat=subformat, options=options, compress=compress)
     path = os.fspath(target)
     count = _threads(threads)
-    with open_disk(source, format=source_format, follow=follow) as disk, disk.hold():
+    opened = open_disk(source, format=source_format, follow=follow, below_format=below_format, snapshot=snapshot)
+    with opened as disk, disk.hold():
         started = time.monotonic()
         if clearance is None:
             clearance = _clear(disk, waive, progress)

@@ -1,49 +1,43 @@
-"""A guest disk: an image and the files that hold its bytes, resolved to one map.
+"""A guest disk: the images of a chain, resolved to one map.
 
-    open_disk(path) ─► identify ─► format.open ─► pieces beside it, if allowed ─► Disk
-    Disk.extents()  ─► the format's windows, audited ─► gate, converter, reader: all look at the same rows
+    open_disk(path) ─► open_chain ─► Disk
+    Disk.extents()  ─► each format's windows, audited, holes filled from below ─► gate, converter, reader: the same rows
 
 The audit is what holds for every format: stored ranges inside their files (TM-805), never more plain data than a
 file has bytes (the pigeonhole rule, TM-802), never more decoded bytes than a codec can make of it (TM-803).
 """
 
 import io
-import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from diskfmt import engine
+from diskfmt.chain import Layer, not_opened, open_chain, permission, without_below
 from diskfmt.errors import (
     CorruptError,
     Finding,
     InternalError,
     LimitError,
     Reason,
-    RefusedError,
-    Severity,
     UsageError,
     error_from,
     first_error,
 )
-from diskfmt.escape import escape
 from diskfmt.formats import by_name
-from diskfmt.formats.base import Format, Image, Reference
-from diskfmt.formats.detect import identify
 from diskfmt.kinds import Codec, Kind
 from diskfmt.stores.source import Identity, SourceFile
-from diskfmt.units import MIB, TIB
+from diskfmt.units import MIB
 
 if TYPE_CHECKING:
     from diskfmt.extents import Rows
 
-MAX_VIRTUAL_SIZE: Final = 64 * TIB
 # Bytes that one stored byte can decode to: 258 for 2 bits in deflate; blocks of 128 KiB for a few bytes in zstd.
 MAX_EXPANSION: Final = {Codec.DEFLATE: 1032, Codec.ZLIB: 1032, Codec.ZSTD: 4096}
-
-FOLLOW_PIECES: Final = "pieces"
 
 _REGION: Final = 16 * MIB  # what a random read keeps the rows of
 _REGIONS: Final = 16
@@ -52,27 +46,26 @@ _REGIONS: Final = 16
 class Disk:
     """The guest disk of an image; a context manager that owns the open files.
 
-    `size` is in bytes. `findings` are those of identification and header, `missing` the pieces that were not opened.
-    Reads may come from several threads at once.
+    `layers` are the image and those below it, the top first; `image`, `format`: those of the top. `files` are those of
+    all layers in order, as rows count them. `size` is in bytes. `findings` are those of identification and headers,
+    `missing` the files that were not opened. Reads may come from several threads at once.
     """
 
     def __init__(
         self,
+        layers: Sequence[Layer],
         *,
-        image: Image,
-        format: Format,
-        files: tuple[SourceFile, ...],
         findings: tuple[Finding, ...] = (),
         evidence: tuple[str, ...] = (),
-        missing: tuple[Reference, ...] = (),
     ) -> None:
-        self.image = image
-        self.format = format
-        self.files = files
+        self.layers = tuple(layers)
+        self.image = layers[0].image
+        self.format = layers[0].format
+        self.files = tuple(file for layer in layers for file in layer.files)
         self.findings = findings
         self.evidence = evidence
-        self.size = image.virtual_size
-        self.missing = missing
+        self.size = self.image.virtual_size
+        self.missing = tuple(reference for layer in layers for reference in layer.missing)
         self._regions: OrderedDict[int, Rows] = OrderedDict()
 
     @property
@@ -116,6 +109,11 @@ class Disk:
                 stack.enter_context(file.hold())
             yield
 
+    def alone(self) -> "Disk":
+        """The same disk with holes where images below it were not opened: to judge the container, not to read it."""
+        layers = [replace(layer, missing=without_below(layer.missing)) for layer in self.layers]
+        return Disk(layers, findings=self.findings, evidence=self.evidence)
+
     def extents(self, start: int = 0, stop: int | None = None) -> "Iterator[Rows]":
         """Windows of rows in normal form that cover guest range [start, stop), `stop` None for the end.
 
@@ -126,24 +124,47 @@ class Disk:
             InternalError: the format's map has a gap or an unknown kind.
 
         """
-        blocker = first_error(self.image.findings)
-        if blocker is not None:
-            raise error_from(blocker, path=self.path)
+        for layer in self.layers:
+            blocker = first_error(layer.image.findings)
+            if blocker is not None:
+                raise error_from(blocker, path=layer.files[0].path)
         if self.missing:
             raise error_from(not_opened(self.missing[0]), path=self.path)
         if start < 0:
             raise UsageError("an offset cannot be negative", path=self.path)
         end = self.size if stop is None else min(stop, self.size)
-        if start >= end:
+        return self._resolved(0, start, end)
+
+    def _resolved(self, depth: int, start: int, stop: int) -> "Iterator[Rows]":
+        """The rows of a layer, its holes filled from those below it."""
+        if depth + 1 == len(self.layers):
+            return self._own_rows(depth, start, stop)
+        from diskfmt.extents import overlay
+
+        # An image below that is shorter reads as zero behind its end (qcow2 specification, "Backing file").
+        end = min(stop, self.layers[depth + 1].image.virtual_size)
+        below = chain(self._resolved(depth + 1, start, end), _zeroes(max(start, end), stop, depth))
+        return overlay(self._own_rows(depth, start, stop), below)
+
+    def _own_rows(self, depth: int, start: int, stop: int) -> "Iterator[Rows]":
+        """What a layer says for itself, audited, with `file_id` and `depth` as the chain counts them."""
+        import numpy as np
+
+        if start >= stop:
             return
-        audit = _Audit(self.files, start)
+        layer = self.layers[depth]
+        before = sum(len(upper.files) for upper in self.layers[:depth])
+        audit = _Audit(layer.files, start)
         try:
-            for rows in self.format.extents(self.image, self.files, start, end):
+            for rows in layer.format.extents(layer.image, layer.files, start, stop):
                 audit.see(rows)
+                if depth:
+                    rows["depth"] = depth
+                    rows["file_id"] += np.where(rows["kind"] <= Kind.ENCODED, before, 0).astype(np.uint16)
                 yield rows
-            audit.finish(end)
+            audit.finish(stop)
         except CorruptError as error:
-            raise error.about(self.path) from None
+            raise error.about(layer.files[0].path) from None
 
     def read_into(self, offset: int, out: bytearray | memoryview) -> None:
         """Fill `out` with guest bytes from `offset` on. The range must lie inside the disk.
@@ -202,6 +223,18 @@ class Disk:
     def open(self) -> io.RawIOBase:
         """A file object over the guest disk: readable, seekable; it does not own the disk."""
         return _GuestFile(self)
+
+
+def _zeroes(start: int, stop: int, depth: int) -> "Iterator[Rows]":
+    """One row that says zero, if there is anything."""
+    if start < stop:
+        import numpy as np
+
+        from diskfmt.extents import ROW
+
+        rows = np.zeros(1, ROW)
+        rows["guest_off"], rows["length"], rows["kind"], rows["depth"] = start, stop - start, Kind.ZERO, depth
+        yield rows
 
 
 class _GuestFile(io.RawIOBase):
@@ -322,78 +355,33 @@ class _Audit:
         )
 
 
-def open_disk(path: str, *, format: str | None = None, follow: str | None = None) -> Disk:
+def open_disk(
+    path: str,
+    *,
+    format: str | None = None,
+    follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
+) -> Disk:
     """The guest disk of the image at `path`.
 
     `format` is binding where given (a name or alias), otherwise the content decides. `follow`: None opens nothing
-    that the image names; `"pieces"` opens the pieces of a multi-file image that lie beside it and carry its stem.
+    that the image names; `"pieces"` opens the pieces of a multi-file image that lie beside it and carry its stem;
+    `"same-directory"` also the images below it and its data file, where they lie beside it; any other text is the
+    directory in which these are looked for. `below_format`: the format of an image below, where the image above does
+    not record it. `snapshot`: the id or name of an internal snapshot to show in place of the present.
 
     Raises:
-        RefusedError: not an image that this program reads, by name where it is recognised.
+        RefusedError: not an image that this program reads, by name where it is recognised; EXTERNAL_REFERENCE.
         CorruptError: damaged so that its header makes no sense.
         LimitError: larger than a limit.
         IOFailedError: cannot be read.
 
     """
-    if follow not in (None, FOLLOW_PIECES):
-        raise UsageError(f"follow cannot be {follow!r}", remedy=f"use None or {FOLLOW_PIECES!r}")
     wanted = by_name(format).name if format is not None else None
+    allowed = permission(follow, by_name(below_format).name if below_format is not None else None)
     with ExitStack() as stack:
-        source = SourceFile(path)
-        stack.callback(source.close)
-        identification = identify(source, wanted)
-        found = by_name(identification.require(path))
-        try:
-            image = found.open(source)
-        except (CorruptError, LimitError, RefusedError) as error:
-            raise error.about(path) from None
-        if image.virtual_size > MAX_VIRTUAL_SIZE:
-            raise LimitError(
-                f"the disk has {image.virtual_size} bytes, the limit is {MAX_VIRTUAL_SIZE}",
-                reason=Reason.LIMIT_SIZE,
-                path=path,
-            )
-        pieces = tuple(reference for reference in image.references if reference.kind == "piece")
-        files = [source]
-        if follow == FOLLOW_PIECES and first_error(image.findings) is None:
-            for piece in pieces:
-                file = _open_piece(source, piece)
-                stack.callback(file.close)
-                files.append(file)
-        missing = pieces[len(files) - 1 :]
-        findings = (*identification.findings, *image.findings)
-        disk = Disk(
-            image=image,
-            format=found,
-            files=tuple(files),
-            findings=findings,
-            evidence=tuple(str(claim) for claim in identification.claims),
-            missing=missing,
-        )
+        opened = open_chain(stack, path, wanted=wanted, snapshot=snapshot, allowed=allowed)
+        disk = Disk(opened.layers, findings=opened.findings, evidence=opened.evidence)
         stack.pop_all()
         return disk
-
-
-def _open_piece(source: SourceFile, piece: Reference) -> SourceFile:
-    """A piece that lies beside its descriptor and carries its stem (TM-501a): `vm.vmdk` → `vm-flat.vmdk`."""
-    stem = os.path.splitext(os.path.basename(source.path))[0]
-    if not piece.name.startswith(f"{stem}-"):
-        raise RefusedError(
-            f'the piece "{escape(piece.name)}" does not carry the stem "{escape(stem)}-"',
-            path=source.path,
-            reason=Reason.EXTERNAL_REFERENCE,
-            offset=piece.offset,
-            remedy="give the descriptor and its pieces the names that they were made with",
-        )
-    return source.open_beside(piece.name)
-
-
-def not_opened(reference: Reference) -> Finding:
-    """The finding that a piece of the disk was not opened."""
-    return Finding(
-        reason=Reason.EXTERNAL_REFERENCE,
-        severity=Severity.ERROR,
-        offset=reference.offset,
-        message="the disk's bytes are in another file that was not opened",
-        remedy="allow it: follow='pieces' opens the pieces that lie beside the descriptor",
-    )

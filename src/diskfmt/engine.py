@@ -56,6 +56,18 @@ class Fault(IntEnum):
     LIE = 2
 
 
+ZERO_PLACE: Final = 1
+"""The place of a unit that is not stored and reads as zero whatever an image below says; see `Zeroes.TELL`."""
+
+
+class Zeroes(IntEnum):
+    """What becomes of a unit that is zero and that some row says something of other than HOLE."""
+
+    SKIP = 0  # not stored, place 0, as a unit of holes
+    TELL = 1  # not stored, place ZERO_PLACE
+    STORE = 2  # stored like any other
+
+
 class SystemCalls:
     """A table of system calls: the real one, or one with a fault in it (for tests)."""
 
@@ -96,6 +108,8 @@ class Placement:
     `prefix_len`, `prefix_byte`: bytes directly before plain data. `marker`: a grain marker before each frame.
     `group_units`, `group_room`: bytes left free behind the last stored unit of each group. `first`: where the
     first unit may go. `fingerprint`: whether `Layout.finish` needs a fingerprint of the content (costs a CRC).
+    `zeroes`: what becomes of zero units. `adopt`: a frame of the source that is a frame of the target too is not made
+    anew.
     """
 
     unit: int
@@ -115,6 +129,8 @@ class Placement:
     group_units: int = 0
     group_room: int = 0
     fingerprint: bool = False
+    zeroes: Zeroes = Zeroes.SKIP
+    adopt: bool = False
 
 
 def codecs() -> str:
@@ -323,7 +339,7 @@ class Copier:
         self._fds = ffi.new("int[]", list(fds))
         numbers = ffi.new("dfmt_placement *")
         for name in Placement.__dataclass_fields__:
-            if name != "first":
+            if name not in ("first", "zeroes", "adopt"):
                 setattr(numbers, name, int(getattr(placement, name)))
         self._copy = lib.dfmt_copy_new(
             self._io.table,

@@ -123,7 +123,8 @@ class Finding:
     """One thing that a check saw.
 
     `offset` is a place in the file (bytes), `guest_offset` a place on the guest's disk (bytes);
-    either is None where there is no such place. `remedy` says what to do, in the imperative.
+    either is None where there is no such place. `remedy` says what to do, in the imperative. `path` is the file
+    that it is about, None for the image that was asked about.
     """
 
     reason: Reason
@@ -132,6 +133,7 @@ class Finding:
     offset: int | None = None
     guest_offset: int | None = None
     remedy: str | None = None
+    path: str | None = None
 
 
 class DiskfmtError(Exception):
@@ -256,11 +258,11 @@ _BY_EXIT_CODE: Final[dict[int, type[DiskfmtError]]] = {
 
 
 def error_from(finding: Finding, *, path: str | None = None) -> DiskfmtError:
-    """The exception that says the same as a finding; its class follows from the reason."""
+    """The exception that says the same as a finding; its class follows from the reason. `path`: unless it names one."""
     return _BY_EXIT_CODE[EXIT_CODES[finding.reason]](
         finding.message,
         reason=finding.reason,
-        path=path,
+        path=finding.path or path,
         offset=finding.offset,
         guest_offset=finding.guest_offset,
         remedy=finding.remedy,

@@ -28,7 +28,9 @@ __all__ = [
     "from_units",
     "merge",
     "outline",
+    "overlay",
     "require_normal",
+    "shift",
 ]
 
 Rows = npt.NDArray[np.void]
@@ -47,7 +49,7 @@ ROW: Final = np.dtype(
         ("file_id", np.uint16),  # DATA, ENCODED: which file of the disk
         ("kind", np.uint8),
         ("codec", np.uint8),  # ENCODED
-        ("reserved", np.uint32),
+        ("depth", np.uint32),  # which image of a chain says so: 0 the one on top
     ]
 )
 
@@ -102,6 +104,58 @@ def clip(rows: Rows, start: int, stop: int) -> Rows:
     return part
 
 
+def shift(rows: Rows, start: int) -> Rows:
+    """The same table, guest offsets counted from `start`."""
+    if not start:
+        return rows
+    shifted = rows.copy()
+    shifted["guest_off"] -= np.uint64(start)
+    return shifted
+
+
+def overlay(top: Iterable[Rows], below: Iterable[Rows]) -> Iterator[Rows]:
+    """Windows of rows in normal form: those of `top`, with those of `below` where `top` has holes.
+
+    Both cover the same guest range. Memory is one window of each; a window that is yielded has no more rows than both
+    together.
+    """
+    waiting = iter(below)
+    under, under_end = np.zeros(0, ROW), None
+    for rows in top:
+        start = int(rows[0]["guest_off"])
+        under_end = start if under_end is None else under_end
+        end = int(rows[-1]["guest_off"]) + int(rows[-1]["length"])
+        while start < end:
+            if start == under_end:
+                under = next(waiting)
+                under_end = int(under[-1]["guest_off"]) + int(under[-1]["length"])
+            stop = min(end, under_end)
+            yield _combine(clip(rows, start, stop), clip(under, start, stop))
+            start = stop
+
+
+def _combine(over: Rows, under: Rows) -> Rows:
+    """`overlay` for two tables of the same range."""
+    if not (over["kind"] == Kind.HOLE).any():
+        return over
+    starts = np.union1d(over["guest_off"], under["guest_off"])
+    above, beneath = _split(over, starts), _split(under, starts)
+    return merge(np.where(above["kind"] == Kind.HOLE, beneath, above))
+
+
+def _split(rows: Rows, starts: U64) -> Rows:
+    """The same bytes with a row from each of `starts` to the next; they hold all starts of the rows."""
+    end = rows[-1]["guest_off"] + rows[-1]["length"]
+    part = rows.take(np.searchsorted(rows["guest_off"], starts, side="right") - 1)
+    skip = starts - part["guest_off"]
+    part["guest_off"] = starts
+    part["length"] = np.diff(starts, append=end)
+    part["host_off"] += np.where(part["kind"] == Kind.DATA, skip, np.uint64(0))
+    part["host_len"] = np.where(part["kind"] == Kind.DATA, part["length"], part["host_len"])
+    part["frame_skip"] += np.where(part["kind"] == Kind.ENCODED, skip, np.uint64(0)).astype(np.uint32)
+    return part
+
+
 def _cut_head(row: Any, count: int) -> None:
     row["guest_off"] += np.uint64(count)
     row["length"] -= np.uint64(count)
@@ -123,7 +177,7 @@ def merge(rows: Rows) -> Rows:
     if len(rows) < 2:
         return rows
     left, right = rows[:-1], rows[1:]
-    same = left["kind"] == right["kind"]
+    same = (left["kind"] == right["kind"]) & (left["depth"] == right["depth"])
     data = same & (left["kind"] == Kind.DATA)
     empty = same & (left["kind"] >= Kind.ZERO)
     follows = data & (left["host_off"] + left["length"] == right["host_off"])
@@ -151,7 +205,7 @@ def outline(rows: Rows) -> Rows:
         return rows
     left, right = rows[:-1], rows[1:]
     joined = (left["kind"] == Kind.ENCODED) & (right["kind"] == Kind.ENCODED)
-    joined &= left["file_id"] == right["file_id"]
+    joined &= (left["file_id"] == right["file_id"]) & (left["depth"] == right["depth"])
     return _join(rows, joined)
 
 
@@ -193,8 +247,9 @@ def require_normal(rows: Rows, start: int, stop: int, file_sizes: Iterable[int])
         "reaches outside its frame": encoded
         & (rows["frame_skip"] + rows["length"] > rows["frame_len"].astype(np.uint64)),
         "has no codec": encoded & ((rows["codec"] == Codec.NONE) | (rows["host_len"] == 0)),
-        "uses a column that its kind does not have": (rows["reserved"] != 0)
-        | (~encoded & ((rows["codec"] != 0) | (rows["frame_len"] != 0) | (rows["frame_skip"] != 0)))
+        "uses a column that its kind does not have": (
+            ~encoded & ((rows["codec"] != 0) | (rows["frame_len"] != 0) | (rows["frame_skip"] != 0))
+        )
         | (~stored & ((rows["host_off"] != 0) | (rows["host_len"] != 0) | (rows["file_id"] != 0))),
     }
     for law, broken in laws.items():

@@ -17,6 +17,7 @@ def finding_json(finding: Finding) -> dict[str, object]:
         "offset": finding.offset,
         "guest-offset": finding.guest_offset,
         "remedy": finding.remedy,
+        "filename": finding.path,
     }
     return {key: value for key, value in fields.items() if value is not None}
 

@@ -29,7 +29,7 @@ class Variant:
 
     @property
     def unit(self) -> int:
-        return self.plan(MIB).new_layout().placement.unit
+        return self.plan(MIB).new_output().parts[0].layout.placement.unit
 
     def plan(self, size: int):
         target = parse_target(self.format, subformat=self.subformat, options=dict(self.options), compress=self.compress)

@@ -81,19 +81,24 @@ def _build() -> argparse.ArgumentParser:
 def _info(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
     parser.add_argument(
-        "--backing-chain", action="store_true", help="a list of the image and those below it (which are not opened)"
+        "--backing-chain",
+        action="store_true",
+        help="a list of the image and those below it, as far as --follow opens them",
     )
+    _references(parser, snapshot=False)
     parser.add_argument("image", metavar="IMAGE")
 
 
 def _map(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
+    _references(parser)
     parser.add_argument("image", metavar="IMAGE")
 
 
 def _check(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
     parser.add_argument("--deep", action="store_true", help="also decode all compressed data")
+    _references(parser, snapshot=False)
     parser.add_argument("image", metavar="IMAGE")
 
 
@@ -101,6 +106,7 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     parser.usage = "diskfmt convert [-f FMT] -O FMT[:SUBFORMAT] [options] SOURCE TARGET"
     _source_format(parser)
     _target(parser)
+    _references(parser)
     parser.add_argument("--verify", action="store_true", help="read the output back and compare digests")
     parser.add_argument("--force", action="store_true", help="replace an existing TARGET")
     parser.add_argument("--threads", type=_count, metavar="N", help="worker threads (default: one a core, at most 8)")
@@ -117,6 +123,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
     parser.add_argument("-F", dest="second_format", metavar="FMT", help="format of B; otherwise its content decides")
     parser.add_argument("-s", "--strict", action="store_true", help="disks of different size are different")
+    _references(parser, snapshot=False)
     _progress(parser)
     parser.add_argument("first", metavar="A")
     parser.add_argument("second", metavar="B")
@@ -124,6 +131,7 @@ def _compare(parser: argparse.ArgumentParser) -> None:
 
 def _digest(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
+    _references(parser)
     _progress(parser)
     parser.add_argument("image", metavar="IMAGE")
 
@@ -131,6 +139,7 @@ def _digest(parser: argparse.ArgumentParser) -> None:
 def _measure(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
     _target(parser)
+    _references(parser)
     parser.add_argument("image", metavar="IMAGE")
 
 
@@ -177,6 +186,22 @@ def _target(parser: argparse.ArgumentParser) -> None:
         metavar="CODEC[:LEVEL]",
         help="compress the output: zlib or zstd, as in zstd:7",
     )
+
+
+def _references(parser: argparse.ArgumentParser, *, snapshot: bool = True) -> None:
+    parser.add_argument(
+        "--follow",
+        default="pieces",
+        metavar="WHERE",
+        help="open the image below (backing file, parent) and the data file: same-directory, or the DIR that has them",
+    )
+    parser.add_argument(
+        "--below-format", metavar="FMT", help="format of an image below where the one above does not record it"
+    )
+    if snapshot:
+        parser.add_argument(
+            "--snapshot", metavar="NAME", help="the disk as it was at this internal snapshot (id or name)"
+        )
 
 
 def _progress(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from diskfmt import engine
 from diskfmt.conversion.target import Target
 from diskfmt.errors import Finding, Reason, RefusedError, Severity, UsageError
-from diskfmt.formats.base import Layout, Request
+from diskfmt.formats.base import Output, Request
 from diskfmt.units import SECTOR, align_up
 
 
@@ -22,8 +22,8 @@ class Plan:
         """Bytes of the target's guest disk."""
         return self.request.virtual_size
 
-    def new_layout(self) -> Layout:
-        """A fresh layout of the output."""
+    def new_output(self) -> Output:
+        """A fresh layout of all files of the output."""
         return self.target.format.layout(self.request)
 
 
@@ -61,7 +61,7 @@ def make_plan(size: int, target: Target, name: str) -> Plan:
         level=target.level,
     )
     plan = Plan(target=target, request=request, notes=tuple(notes))
-    placement = plan.new_layout().placement
+    placement = plan.new_output().parts[0].layout.placement
     if not engine.can_encode(placement.codec, placement.level, placement.window_bits):
         raise RefusedError(
             f"this build cannot compress with {placement.codec.name.lower()} at level {placement.level}",

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 
 from diskfmt import engine, extents
 from diskfmt.clearance import Clearance
@@ -16,7 +18,7 @@ from diskfmt.conversion.progress import Progress, Watcher, supervised
 from diskfmt.conversion.verify import verify_output
 from diskfmt.disk import Disk
 from diskfmt.errors import DiskfmtError, Reason, RefusedError
-from diskfmt.formats.base import Finale, Layout, Piece
+from diskfmt.formats.base import Finale, Output, Part, Piece
 from diskfmt.stores.target import TargetFile
 from diskfmt.treehash import fingerprint_bytes
 
@@ -55,47 +57,45 @@ def run(
     seconds: dict[str, float] = {}
     tell = watch or (lambda _: None)
     total = clearance.totals.stored if clearance.totals is not None else disk.size
-    layout = plan.new_layout()
-    names = _names(path, layout.data_name)
+    output = plan.new_output()
+    names = _names(path, output)
     for name in names:
         _refuse_same_file(disk, name)
     with ExitStack() as stack:
         clearance.require((file.identity_now() for file in disk.files), disk.path)
-        outputs = [stack.enter_context(TargetFile(name, force=force)) for name in names]
-        data = outputs[0]
+        targets = [stack.enter_context(TargetFile(name, force=force)) for name in names]
         with _phase(seconds, "copy"), _blaming_changes(disk):
-            finale = _copy(
+            size = _copy(
                 disk,
-                layout,
-                data,
+                output,
+                targets,
                 threads=threads,
                 write_behind=sync,
                 tell=lambda done: tell(Progress(phase="copy", done=done, total=total)),
             )
-            _finish(outputs, finale)
         if sync:
             syncing = Progress(phase="sync", done=total, total=total)
             tell(syncing)
             with _phase(seconds, "sync"):
-                for output in outputs:
-                    supervised(output.sync, poll=lambda: tell(syncing))
+                for target in targets:
+                    supervised(target.sync, poll=lambda: tell(syncing))
         digest = None
         if verify:
             with _phase(seconds, "verify"):
                 digest = verify_output(
-                    disk, plan, [output.temp_path for output in outputs], threads=threads, total=total, tell=tell
+                    disk, plan, [target.temp_path for target in targets], threads=threads, total=total, tell=tell
                 )
         for file in disk.files:
             file.require_unchanged()
-        actual = sum(os.fstat(output.fd).st_blocks * 512 for output in outputs)
+        actual = sum(os.fstat(target.fd).st_blocks * 512 for target in targets)
         with _phase(seconds, "sync"):
-            _commit(outputs, sync=sync)
-    return Outcome(file_size=finale.size, actual_size=actual, digest=digest, seconds=seconds)
+            _commit(targets, sync=sync)
+    return Outcome(file_size=size, actual_size=actual, digest=digest, seconds=seconds)
 
 
 def measure(disk: Disk, plan: Plan, *, threads: int) -> int:
-    """The size in bytes that the data file of the output will have: everything is done but the writing."""
-    return _copy(disk, plan.new_layout(), None, threads=threads, write_behind=False, tell=lambda _: None).size
+    """The bytes that the files of the output will have: everything is done but the writing."""
+    return _copy(disk, plan.new_output(), (), threads=threads, write_behind=False, tell=lambda _: None)
 
 
 @contextmanager
@@ -116,11 +116,11 @@ def _blaming_changes(disk: Disk) -> Iterator[None]:
         raise
 
 
-def _names(path: str, data_name: str | None) -> tuple[str, ...]:
-    """The files of an output: the one with the data first."""
-    if data_name is None:
-        return (path,)
-    return (os.path.join(os.path.dirname(path), data_name), path)
+def _names(path: str, output: Output) -> tuple[str, ...]:
+    """The files of an output: those of the parts in their order, then the descriptor, if there is one."""
+    folder = os.path.dirname(path)
+    parts = tuple(path if part.name is None else os.path.join(folder, part.name) for part in output.parts)
+    return parts if output.describe is None else (*parts, path)
 
 
 def _refuse_same_file(disk: Disk, path: str) -> None:
@@ -136,64 +136,107 @@ def _refuse_same_file(disk: Disk, path: str) -> None:
 
 def _copy(
     disk: Disk,
-    layout: Layout,
-    output: TargetFile | None,
+    output: Output,
+    targets: Sequence[TargetFile],
     *,
     threads: int,
     write_behind: bool,
     tell: Callable[[int], None],
-) -> Finale:
-    """Move the data and write the tables that are complete on the way; returns what is left to write."""
+) -> int:
+    """Write all parts, one after the other, and the descriptor; the sum of their lengths. No targets: measure."""
+    done = size = 0
+    fingerprints = []
+    for index, part in enumerate(output.parts):
+        target = targets[index] if targets else None
+        copied = _copy_part(
+            disk, part, target, threads=threads, write_behind=write_behind, tell=partial(_add, tell, done)
+        )
+        done += copied.done
+        size += copied.size
+        fingerprints.append(copied.fingerprint)
+    if output.describe is not None and targets:
+        whole = fingerprints[0] if len(fingerprints) == 1 else sha256(b"".join(fingerprints)).digest()
+        targets[-1].write(output.describe(whole), 0)
+    return size
+
+
+def _add(tell: Callable[[int], None], before: int, more: int) -> None:
+    tell(before + more)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Copied:
+    """One part, written: its length, the guest bytes that were moved, and the fingerprint of its content."""
+
+    size: int
+    done: int
+    fingerprint: bytes
+
+
+def _copy_part(
+    disk: Disk,
+    part: Part,
+    target: TargetFile | None,
+    *,
+    threads: int,
+    write_behind: bool,
+    tell: Callable[[int], None],
+) -> _Copied:
+    """Move the data of a part and write its tables, the piece that makes the file valid last."""
+    layout = part.layout
     placement = layout.placement
-    if output is not None and placement.fixed:
-        output.truncate(placement.base + placement.guest_size)  # a file system that cannot hold it says so now
+    if target is not None and placement.fixed:
+        target.truncate(placement.base + placement.guest_size)  # a file system that cannot hold it says so now
     with engine.Copier(
         fds=disk.fds,
         paths=disk.paths,
-        target_fd=-1 if output is None else output.fd,
-        target_path="" if output is None else output.path,
+        target_fd=-1 if target is None else target.fd,
+        target_path="" if target is None else target.path,
         placement=placement,
         threads=threads,
         write_behind=write_behind,
     ) as copier:
 
         def work() -> Finale:
-            for rows in extents.chunks(disk.extents(), unit=placement.unit, max_units=_WINDOW_UNITS):
-                first, places, stored = copier.run(rows)
+            windows = disk.extents(part.start, part.stop)
+            for rows in extents.chunks(windows, unit=placement.unit, max_units=_WINDOW_UNITS):
+                first, places, stored = copier.run(extents.shift(rows, part.start))
                 pieces, copier.end = layout.add(first, places, stored, copier.end)
-                _write(output, pieces)
+                _write(target, pieces)
             copier.finish()
-            return layout.finish(copier.end, fingerprint_bytes(copier.fingerprint, disk.size))
+            return layout.finish(copier.end, fingerprint())
+
+        def fingerprint() -> bytes:
+            return fingerprint_bytes(copier.fingerprint, min(part.stop, disk.size) - part.start)
 
         finale = supervised(work, poll=lambda: tell(copier.done), cancel=copier.cancel)
+        if target is not None:
+            _finish(target, finale)
         tell(copier.done)
-        return finale
+        return _Copied(size=finale.size, done=copier.done, fingerprint=fingerprint())
 
 
-def _write(output: TargetFile | None, pieces: Sequence[Piece]) -> None:
-    if output is not None:
+def _write(target: TargetFile | None, pieces: Sequence[Piece]) -> None:
+    if target is not None:
         for piece in pieces:
-            output.write(piece.data, piece.offset)
+            target.write(piece.data, piece.offset)
 
 
-def _finish(outputs: Sequence[TargetFile], finale: Finale) -> None:
+def _finish(target: TargetFile, finale: Finale) -> None:
     """Write the rest: the piece that makes the file valid is the last."""
-    data = outputs[0]
-    _write(data, finale.pieces[:-1])
-    data.truncate(finale.size)
-    _write(data, finale.pieces[-1:])
-    if finale.descriptor is not None:
-        outputs[1].write(finale.descriptor, 0)
+    _write(target, finale.pieces[:-1])
+    target.truncate(finale.size)
+    _write(target, finale.pieces[-1:])
 
 
-def _commit(outputs: Sequence[TargetFile], *, sync: bool) -> None:
-    """Name the data file first: a descriptor never points to nothing."""
+def _commit(targets: Sequence[TargetFile], *, sync: bool) -> None:
+    """Name the data files first: a descriptor never points to nothing."""
     try:
-        for output in outputs:
-            output.commit()
+        for target in targets:
+            target.commit()
         if sync:
-            outputs[0].sync_name()
+            targets[0].sync_name()
     except BaseException:
-        for output in outputs:
-            output.withdraw()
+        for target in targets:
+            target.withdraw()
         raise

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from diskfmt.chain import Layer
 from diskfmt.conversion.plan import Plan
 from diskfmt.conversion.progress import Progress, Watcher, supervised
 from diskfmt.disk import Disk
@@ -15,7 +16,7 @@ from diskfmt.treehash import guest_digest
 def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], *, threads: int, total: int, tell: Watcher) -> str:
     """The digest of the output, proven equal to that of the source read anew.
 
-    `temps` are the output's files: the data file first, then its descriptor, if it has one.
+    `temps` are the output's files: those with the data first, then the descriptor, if there is one.
 
     Raises:
         IOFailedError: VERIFY_FAILED.
@@ -52,7 +53,7 @@ def verify_output(disk: Disk, plan: Plan, temps: Sequence[str], *, threads: int,
 def _digest_of(plan: Plan, temps: Sequence[str], threads: int, progress: Callable[[int], None]) -> str:
     with ExitStack() as stack:
         files = []
-        for name in reversed(temps):  # the descriptor is the image, the data file its piece
+        for name in (temps[-1], *temps[:-1]):  # the descriptor is the image, the others are its pieces
             file = SourceFile(name)
             stack.callback(file.close)
             files.append(file)
@@ -71,7 +72,7 @@ def _digest_of(plan: Plan, temps: Sequence[str], threads: int, progress: Callabl
 
 def _reopen(plan: Plan, files: Sequence[SourceFile]) -> Disk:
     found = plan.target.format
-    disk = Disk(image=found.open(files[0]), format=found, files=tuple(files))
+    disk = Disk([Layer(image=found.open(files[0]), format=found, files=tuple(files))])
     if disk.size != plan.virtual_size:
         raise IOFailedError(
             f"the output reads back with {disk.size} bytes, not {plan.virtual_size}",

@@ -4,13 +4,15 @@ It runs before every conversion. Nothing here raises for what an image contains:
 """
 
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import Final
 
 from diskfmt import engine, extents
+from diskfmt.chain import about_layer, not_opened
 from diskfmt.clearance import Assessment, Totals
-from diskfmt.disk import Disk, not_opened
+from diskfmt.disk import Disk
 from diskfmt.errors import DiskfmtError, Finding, Reason, Severity, finding_from, first_error
-from diskfmt.formats.base import Statistics
+from diskfmt.formats.base import BELOW_KINDS, Reference, Statistics
 from diskfmt.formats.detect import nested_claims
 from diskfmt.kinds import Codec, Kind
 from diskfmt.units import KIB, MIB
@@ -21,22 +23,34 @@ NESTED_AREA: Final = 64 * KIB
 _DEEP_BLOCK: Final = 4 * MIB
 
 
-def assess(disk: Disk, *, deep: bool = False, progress: Callable[[int], None] | None = None) -> Assessment:
+def assess(
+    disk: Disk, *, deep: bool = False, alone: bool = False, progress: Callable[[int], None] | None = None
+) -> Assessment:
     """What keeps the disk from being converted, and what is doubtful about it; each finding once.
 
     Looks at identification and header, whether somebody writes to the file (TM-1101), the whole map (TM-805), the
     codecs that it needs, what the format's own check says, and what the guest's first and last bytes look like
-    (TM-405). `deep` makes the format's check thorough and decodes every frame. `progress` is told the guest bytes
+    (TM-405). `deep` makes the format's check thorough and decodes every frame. `alone`: the container is judged, not
+    the disk, so that images below it that were not opened are only mentioned. `progress` is told the guest bytes
     whose map was walked.
     """
-    findings = [*disk.findings, *map(not_opened, disk.missing)]
+    findings = [*disk.findings, *(_unopened(reference, alone) for reference in disk.missing)]
+    if alone:
+        disk = disk.alone()
     readable = first_error(findings) is None
-    findings += (finding for file in disk.files if (finding := file.in_use()) is not None)
+    for file in disk.files:
+        finding = file.in_use()
+        if finding is not None:
+            findings.append(replace(finding, path=None if file is disk.files[0] else file.path))
     totals = statistics = None
     if readable:
         try:
             totals, codecs = _walk(disk, progress)
-            statistics = _collect(disk.format.check(disk.image, disk.files, deep), findings)
+            for depth, layer in enumerate(disk.layers):
+                found: list[Finding] = []
+                counted = _collect(layer.format.check(layer.image, layer.files, deep), found)
+                findings += about_layer(found, disk.layers[: depth + 1])
+                statistics = statistics or counted
             findings += (_missing_codec(codec) for codec in sorted(codecs) if not engine.can_decode(codec))
             findings += _nested(disk)
             if deep and first_error(findings) is None:
@@ -50,6 +64,11 @@ def assess(disk: Disk, *, deep: bool = False, progress: Callable[[int], None] | 
         totals=totals,
         statistics=statistics,
     )
+
+
+def _unopened(reference: Reference, alone: bool) -> Finding:
+    finding = not_opened(reference)
+    return replace(finding, severity=Severity.WARNING) if alone and reference.kind in BELOW_KINDS else finding
 
 
 def _collect(check: Generator[Finding, None, Statistics], findings: list[Finding]) -> Statistics:

@@ -196,8 +196,8 @@ class SourceFile:
 
         return not self.is_block_device and engine.filesystem(self.fd) in _TRUSTED
 
-    def open_beside(self, name: str) -> "SourceFile":
-        """The regular file `name` in the directory of this file: a piece that an image names.
+    def open_beside(self, name: str, *, directory: str | None = None) -> "SourceFile":
+        """The regular file `name` in `directory`, None for that of this file: a file that an image names.
 
         `name` has to be one bare component; links are not followed (TM-503). The caller decides whether the
         name may be opened at all, and closes the result.
@@ -207,7 +207,8 @@ class SourceFile:
             IOFailedError: READ_ERROR, no such file, no permission.
 
         """
-        shown = os.path.join(os.path.dirname(self.path), escape(name))
+        folder = os.path.dirname(self.path) if directory is None else directory
+        shown = os.path.join(folder, escape(name))
         if not _is_bare(name):
             raise RefusedError(
                 f'"{escape(name)}" is not the bare name of a file beside this one',
@@ -216,11 +217,11 @@ class SourceFile:
                 remedy="put the pieces into one directory and name them without a path",
             )
         flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        directory = _open(os.path.dirname(self.path) or ".", self.path, None, flags)
+        parent = _open(folder or ".", folder or self.path, None, flags)
         try:
-            fd = _open(name, shown, directory, _OPEN_FLAGS | os.O_NOFOLLOW)
+            fd = _open(name, shown, parent, _OPEN_FLAGS | os.O_NOFOLLOW)
         finally:
-            os.close(directory)
+            os.close(parent)
         piece = SourceFile.__new__(SourceFile)
         piece._adopt(fd, shown)  # noqa: SLF001
         mode = piece.identity.mode

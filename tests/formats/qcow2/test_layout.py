@@ -18,12 +18,18 @@ from diskfmt.errors import InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import ROW, Kind
 from diskfmt.formats.base import Layout, Piece, Request, Statistics
 from diskfmt.formats.qcow2 import FORMAT
-from diskfmt.formats.qcow2.layout import ReferenceCounts, layout
+from diskfmt.formats.qcow2.layout import ReferenceCounts, layout as output_of
 from diskfmt.kinds import Codec
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20
 SETUPS = [("v3", None), ("v2", None), ("v2", "zlib"), ("v3", "zlib"), ("v3", "zstd")]
+
+
+def layout(wanted: Request) -> Layout:
+    """The layout of an output's only file."""
+    (part,) = output_of(wanted).parts
+    return part.layout
 
 
 def request(size: int, *, subformat: str = "v3", compress: str | None = None, level: int | None = None,

@@ -19,9 +19,10 @@ def request(**changed: Any) -> Request:
 
 @pytest.mark.parametrize("size", [1, 511, 512, 65536, 65537, (1 << 63) - 512])
 def test_every_byte_has_its_own_place(size: int) -> None:
-    layout = FORMAT.layout(request(virtual_size=size))
+    (part,) = FORMAT.layout(request(virtual_size=size)).parts
+    layout = part.layout
     numbers = layout.placement
-    assert (numbers.fixed, numbers.base, numbers.guest_size, layout.data_name) == (True, 0, size, None)
+    assert (numbers.fixed, numbers.base, numbers.guest_size, part.name) == (True, 0, size, None)
     assert numbers.unit & (numbers.unit - 1) == 0
     assert layout.full_size == size
     none = np.zeros(0, np.uint64)

@@ -13,15 +13,21 @@ from oracles.readers import ORACLES, missing
 from diskfmt.engine import Copier
 from diskfmt.errors import UsageError
 from diskfmt.extents import ROW, Kind, chunks
-from diskfmt.formats.base import Finale, Request
+from diskfmt.formats.base import Layout, Finale, Request
 from diskfmt.formats.vhd.check import check
 from diskfmt.formats.vhd.header import open_image
-from diskfmt.formats.vhd.layout import layout
+from diskfmt.formats.vhd.layout import layout as output_of
 from diskfmt.formats.vhd.map import extents
 from diskfmt.stores.source import SourceFile
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 PRINT = bytes(range(32))
+
+
+def layout(wanted: Request) -> Layout:
+    """The layout of an output's only file."""
+    (part,) = output_of(wanted).parts
+    return part.layout
 
 
 def request(size: int, subformat: str = "dynamic", **options: str) -> Request:

@@ -32,7 +32,7 @@ def request(subformat, size, **options):
 
 def write(wanted, data, chunk=300):
     """Name and bytes of each file of an output: what the engine does, unit by unit."""
-    layout = FORMAT.layout(wanted)
+    layout = FORMAT.layout(wanted).parts[0].layout
     numbers = layout.placement
     out = bytearray()
 
@@ -82,10 +82,10 @@ def write(wanted, data, chunk=300):
         put(piece.offset, piece.data)
     assert len(out) <= finale.size <= layout.full_size
     out.extend(bytes(finale.size - len(out)))
-    if finale.descriptor is None:
+    output = FORMAT.layout(wanted)
+    if output.describe is None:
         return {wanted.name: bytes(out)}
-    assert layout.data_name == finale.data_name
-    return {wanted.name: finale.descriptor, finale.data_name: bytes(out)}
+    return {wanted.name: output.describe(FINGERPRINT), output.parts[0].name: bytes(out)}
 
 
 def disk(size, seed=1):
@@ -175,7 +175,7 @@ def test_random_units_read_back(tmp_path_factory, read_guest, numbers, chunk, st
 
 def test_header_is_the_last_piece():
     for subformat in ("monolithicSparse", "streamOptimized"):
-        layout = FORMAT.layout(request(subformat, MIB))
+        layout = FORMAT.layout(request(subformat, MIB)).parts[0].layout
         pieces = layout.finish(layout.placement.first, FINGERPRINT).pieces
         assert (pieces[-1].offset, len(pieces[-1].data), pieces[-1].data[:4]) == (0, 512, b"KDMV")
         assert all(piece.offset >= 512 for piece in pieces[:-1])
@@ -207,7 +207,7 @@ def test_stream_output_is_laid_out_as_the_specification_draws_it():
 
 
 def test_two_tebibytes_need_no_table_in_memory():
-    layout = FORMAT.layout(request("monolithicSparse", 2 * TIB))
+    layout = FORMAT.layout(request("monolithicSparse", 2 * TIB)).parts[0].layout
     first = layout.placement.first
     assert 256 * MIB < first < 258 * MIB
     last = 2 * TIB // UNIT - 1
@@ -219,7 +219,7 @@ def test_two_tebibytes_need_no_table_in_memory():
 
 
 def test_grain_behind_two_tebibytes_is_a_limit():
-    layout = FORMAT.layout(request("monolithicSparse", 2 * TIB))
+    layout = FORMAT.layout(request("monolithicSparse", 2 * TIB)).parts[0].layout
     with pytest.raises(LimitError):
         layout.add(0, np.array([2 * TIB], np.uint64), np.array([UNIT], np.uint64), 2 * TIB + UNIT)
 
@@ -263,14 +263,16 @@ def test_unknown_subformat_is_refused():
 
 
 def test_level_goes_to_the_engine():
-    layout = FORMAT.layout(
-        Request(subformat="streamOptimized", virtual_size=MIB, name="vm.vmdk", compress="zlib", level=9)
+    layout = (
+        FORMAT.layout(Request(subformat="streamOptimized", virtual_size=MIB, name="vm.vmdk", compress="zlib", level=9))
+        .parts[0]
+        .layout
     )
     assert layout.placement.level == 9
 
 
 def descriptor_of(**options):
-    return FORMAT.layout(request("monolithicFlat", 64 * MIB, **options)).finish(0, FINGERPRINT).descriptor
+    return FORMAT.layout(request("monolithicFlat", 64 * MIB, **options)).describe(FINGERPRINT)
 
 
 def test_descriptor_says_what_was_asked():
@@ -284,13 +286,13 @@ def test_descriptor_says_what_was_asked():
 
 def test_ids_follow_from_the_content():
     assert descriptor_of() == descriptor_of()
-    other = FORMAT.layout(request("monolithicFlat", 64 * MIB)).finish(0, bytes(32)).descriptor
+    other = FORMAT.layout(request("monolithicFlat", 64 * MIB)).describe(bytes(32))
     assert parse(descriptor_of()).cid == 0x01020304
     assert parse(other).ddb["uuid"] != parse(descriptor_of()).ddb["uuid"]
 
 
 def test_content_id_is_never_the_one_that_means_none():
-    text = FORMAT.layout(request("monolithicFlat", MIB)).finish(0, b"\xff" * 32).descriptor
+    text = FORMAT.layout(request("monolithicFlat", MIB)).describe(b"\xff" * 32)
     assert parse(text).cid == 0xFFFFFFFE
 
 
@@ -304,7 +306,7 @@ def test_content_id_is_never_the_one_that_means_none():
     ],
 )
 def test_flat_file_carries_the_stem(name, piece):
-    layout = FORMAT.layout(Request(subformat="monolithicFlat", virtual_size=MIB, name=name))
+    layout = FORMAT.layout(Request(subformat="monolithicFlat", virtual_size=MIB, name=name)).parts[0].layout
     assert layout.data_name == piece
     assert parse(layout.finish(0, FINGERPRINT).descriptor).extents[0].name == piece
 

@@ -10,7 +10,13 @@ def run(options: Namespace, session: Session) -> int:
     from diskfmt import api
     from diskfmt.cli import output
 
-    report = api.check(options.image, format=options.source_format, deep=options.deep, follow="pieces")
+    report = api.check(
+        options.image,
+        format=options.source_format,
+        deep=options.deep,
+        follow=options.follow,
+        below_format=options.below_format,
+    )
     console = session.console
     if console.json:
         console.write_json(report.to_json())

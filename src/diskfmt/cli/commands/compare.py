@@ -18,7 +18,8 @@ def run(options: Namespace, session: Session) -> int:
             options.second,
             formats=(options.source_format, options.second_format),
             strict=options.strict,
-            follow="pieces",
+            follow=options.follow,
+            below_format=options.below_format,
             progress=display.update,
         )
         display.finish()

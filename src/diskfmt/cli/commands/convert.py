@@ -38,7 +38,9 @@ def run(options: Namespace, session: Session) -> int:
                 sync=not options.no_sync,
                 threads=options.threads,
                 waive=options.waive,
-                follow="pieces",
+                follow=options.follow,
+                below_format=options.below_format,
+                snapshot=options.snapshot,
                 progress=watch,
             )
         display.finish()

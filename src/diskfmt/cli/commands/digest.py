@@ -12,7 +12,14 @@ def run(options: Namespace, session: Session) -> int:
     from diskfmt.cli.progress import make_display
 
     with make_display(options.progress) as display:
-        text = api.digest(options.image, format=options.source_format, follow="pieces", progress=display.update)
+        text = api.digest(
+            options.image,
+            format=options.source_format,
+            follow=options.follow,
+            below_format=options.below_format,
+            snapshot=options.snapshot,
+            progress=display.update,
+        )
         display.finish()
     if session.console.json:
         session.console.write_json({"filename": options.image, "digest": text})

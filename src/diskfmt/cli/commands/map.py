@@ -14,7 +14,13 @@ def run(options: Namespace, session: Session) -> int:
     from diskfmt import api
     from diskfmt.cli import output
 
-    rows = api.map_rows(options.image, format=options.source_format, follow="pieces")
+    rows = api.map_rows(
+        options.image,
+        format=options.source_format,
+        follow=options.follow,
+        below_format=options.below_format,
+        snapshot=options.snapshot,
+    )
     first = next(rows, None)  # an image that is refused gives an error object, not an opened list
     found = rows if first is None else chain((first,), rows)
     session.console.write_lines(json_lines(found) if session.console.json else output.map_lines(found))

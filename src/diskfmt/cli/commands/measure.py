@@ -16,7 +16,9 @@ def run(options: Namespace, session: Session) -> int:
         source_format=options.source_format,
         options=merge_options(options.options),
         compress=options.compress,
-        follow="pieces",
+        follow=options.follow,
+        below_format=options.below_format,
+        snapshot=options.snapshot,
     )
     if session.console.json:
         session.console.write_json(measurement.to_json())

@@ -422,50 +422,28 @@ def _refcount_findings(source: SourceFile, header: Qcow2) -> Iterator[Finding]:
 
 
 def _references(source: SourceFile, header: Qcow2) -> tuple[tuple[Reference, ...], list[Finding]]:
-    """The files that the image names, and the findings that keep the converter away from them."""
-    found: list[tuple[Reference, Finding]] = []
+    """The files that the image names, and what keeps the converter away from them for good."""
+    found: list[Reference] = []
     if header.backing_offset or header.backing_size:
         name = _name(source, header.backing_offset, header.backing_size if header.backing_offset else 0)
         kind = header.extension(EXT_BACKING_FORMAT)
         kind_name = _name(source, kind.offset, min(kind.length, MAX_FORMAT_NAME)) if kind else None
-        found.append(
-            (
-                Reference(kind="backing", name=name, format=kind_name, offset=header.backing_offset),
-                _finding(
-                    ERROR,
-                    Reason.EXTERNAL_REFERENCE,
-                    8,
-                    "the image holds only what differs from a backing file, which is another file",
-                    "merge the two with qemu-img convert, if you trust the name of the backing file",
-                ),
-            )
-        )
+        found.append(Reference(kind="backing", name=name, format=kind_name, offset=header.backing_offset))
     extension = header.extension(EXT_DATA_FILE)
     if header.incompatible & DATA_FILE or extension:
         name = _name(source, extension.offset, min(extension.length, MAX_NAME)) if extension else ""
-        found.append(
-            (
-                Reference(kind="data-file", name=name, offset=extension.offset if extension else None),
-                _finding(
-                    ERROR,
-                    Reason.EXTERNAL_REFERENCE,
-                    72,
-                    "the disk's data is in a data file, which is another file",
-                    "convert the image with qemu-img convert, if you trust the name of the data file",
-                ),
-            )
-        )
-    findings = [finding for _, finding in found]
-    findings += [
+        offset = extension.offset if extension else None
+        found.append(Reference(kind="data-file", name=name, format="raw", offset=offset))
+    findings = [
         _finding(ERROR, Reason.DIFFERENTIAL, reference.offset or 0,
                  f"the name of the {reference.kind} holds a NUL, where some readers end it", _CONVERT)
-        for reference, _ in found if "\0" in reference.name
+        for reference in found if "\0" in reference.name
     ]  # fmt: skip
     if extension and extension.length > MAX_NAME:
         findings.append(_finding(ERROR, Reason.LIMIT_METADATA, extension.offset,
                                  f"the name of the data file has {extension.length} bytes, the longest that are "
                                  f"read have {MAX_NAME}", _CONVERT))  # fmt: skip
-    return tuple(reference for reference, _ in found), findings
+    return tuple(found), findings
 
 
 def _name(source: SourceFile, offset: int, length: int) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from diskfmt.engine import Placement
 from diskfmt.errors import InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import U64, Codec
-from diskfmt.formats.base import Finale, Layout, Piece, Request
+from diskfmt.formats.base import Finale, Output, Piece, Request
 from diskfmt.formats.qcow2.records import (
     COMPRESSED,
     COPIED,
@@ -42,7 +42,7 @@ _LEVELS: Final = {"zlib": range(1, 10), "zstd": range(1, 23)}
 _OPTIONS: Final = frozenset({"cluster_size", "compat", "refcount_bits"})
 
 
-def layout(request: Request) -> Layout:
+def layout(request: Request) -> Output:
     """The layout of a new image.
 
     Raises:
@@ -70,8 +70,8 @@ def layout(request: Request) -> Layout:
                          f"{MAX_VIRTUAL_SIZE}", remedy="use another format")  # fmt: skip
     _require_l1_room(request.virtual_size, cluster)
     codec, level = _compression(request, version)
-    return Qcow2Layout(
-        version=version, cluster_size=cluster, virtual_size=request.virtual_size, codec=codec, level=level
+    return Output.single(
+        Qcow2Layout(version=version, cluster_size=cluster, virtual_size=request.virtual_size, codec=codec, level=level)
     )
 
 
@@ -127,8 +127,6 @@ def _compression(request: Request, version: int) -> tuple[Codec, int]:
 
 class Qcow2Layout:
     """One qcow2 file in the making; see `diskfmt.formats.base.Layout`."""
-
-    data_name: str | None = None
 
     def __init__(self, *, version: int, cluster_size: int, virtual_size: int, codec: Codec, level: int) -> None:
         self._version = version

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from diskfmt.errors import Finding
-from diskfmt.formats.base import Format, Image, Layout, Request, Statistics
+from diskfmt.formats.base import Format, Image, Output, Regions, Request, Statistics
 from diskfmt.stores.source import SourceFile
 
 if TYPE_CHECKING:
@@ -32,10 +32,16 @@ def _check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[F
     return check(image, files, deep)
 
 
-def _layout(request: Request) -> Layout:
+def _layout(request: Request) -> Output:
     from diskfmt.formats.raw.layout import layout
 
     return layout(request)
+
+
+def _regions(image: Image, files: Sequence[SourceFile]) -> Iterator[Regions]:
+    from diskfmt.formats.raw.regions import regions
+
+    return regions(image, files)
 
 
 FORMAT: Final = Format(
@@ -46,4 +52,5 @@ FORMAT: Final = Format(
     extents=_extents,
     check=_check,
     layout=_layout,
+    regions=_regions,
 )

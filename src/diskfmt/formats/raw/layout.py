@@ -6,7 +6,7 @@ from typing import Final
 from diskfmt.engine import Placement
 from diskfmt.errors import UsageError
 from diskfmt.extents import U64
-from diskfmt.formats.base import Finale, Layout, Piece, Request
+from diskfmt.formats.base import Finale, Output, Piece, Request
 from diskfmt.units import KIB
 
 UNIT: Final = 64 * KIB
@@ -14,7 +14,7 @@ UNIT: Final = 64 * KIB
 MAX_VIRTUAL_SIZE: Final = (1 << 63) - 512
 
 
-def layout(request: Request) -> Layout:
+def layout(request: Request) -> Output:
     """The layout of a raw disk.
 
     Raises:
@@ -29,13 +29,11 @@ def layout(request: Request) -> Layout:
         raise UsageError("raw has no compression", remedy="leave it out, or choose qcow2 or vmdk:streamOptimized")
     if not 0 < request.virtual_size <= MAX_VIRTUAL_SIZE:
         raise UsageError(f"a raw disk cannot have {request.virtual_size} bytes", remedy="choose another size")
-    return _Raw(request.virtual_size)
+    return Output.single(_Raw(request.virtual_size))
 
 
 class _Raw:
     """The guest's bytes and nothing else."""
-
-    data_name: str | None = None
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -485,23 +485,24 @@ def _dynamic_findings(header: DynamicHeader, footer: Footer, *, good: bool) -> I
 def _references(
     source: SourceFile, header: DynamicHeader, footer: Footer
 ) -> tuple[tuple[Reference, ...], list[Finding]]:
-    """The parent in all its spellings, and the finding that keeps the converter away from it."""
+    """The parent in all its spellings, and what keeps the converter away from it for good."""
     locators = parse_locators(header.locators)
     at, differs = footer.data_offset, footer.disk_type == DIFFERENCING
     if not differs and not any(header.parent_id) and not locators:
         return (), []
     name = _until_nul(header.parent_name.decode("utf-16-be", "replace"))
     names = {name: at + PARENT_NAME_AT} if name else {}
-    message = "the disk holds only what differs from a parent, which is another file"
-    findings = [
-        _finding(
-            ERROR,
-            Reason.EXTERNAL_REFERENCE,
-            at + 40,
-            message if differs else "the disk is not a differencing one, but names a parent",
-            "merge the disk into its parent with the tool that wrote it",
+    findings = []
+    if not differs:
+        findings.append(
+            _finding(
+                ERROR,
+                Reason.EXTERNAL_REFERENCE,
+                at + 40,
+                "the disk is not a differencing one, but names a parent",
+                "merge the disk into its parent with the tool that wrote it",
+            )
         )
-    ]
     for locator in locators:
         if locator.offset + locator.length > source.size:
             findings.append(
@@ -515,7 +516,8 @@ def _references(
             )
         elif text := _locator_text(source, locator):
             names.setdefault(text, locator.offset)
-    return tuple(Reference(kind="parent", name=text, offset=where) for text, where in names.items()), findings
+    references = [Reference(kind="parent", name=text, format="vhd", offset=where) for text, where in names.items()]
+    return tuple(references or [Reference(kind="parent", name="", format="vhd", offset=at)]), findings
 
 
 def _locator_text(source: SourceFile, locator: Locator) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from diskfmt.engine import Placement
 from diskfmt.errors import UsageError
 from diskfmt.extents import U64
-from diskfmt.formats.base import Finale, Layout, Piece, Request
+from diskfmt.formats.base import Finale, Output, Piece, Request
 from diskfmt.formats.vhd.records import (
     DYNAMIC,
     DYNAMIC_SIZE,
@@ -53,7 +53,7 @@ _MAX_DIGITS: Final = 20  # of a time: int() refuses thousands of them with an er
 _PADDED: Final = {creator.rstrip(b" \0").decode(): creator for creator in SIZE_CREATORS}
 
 
-def layout(request: Request) -> Layout:
+def layout(request: Request) -> Output:
     """The layout of a VHD.
 
     Raises:
@@ -74,9 +74,9 @@ def layout(request: Request) -> Layout:
     if request.subformat == "fixed":
         if block_size is not None:
             raise UsageError("a fixed VHD has no blocks", remedy="leave block_size out")
-        return _Fixed(footer)
+        return Output.single(_Fixed(footer))
     if request.subformat == "dynamic":
-        return _Dynamic(footer, BLOCK if block_size is None else _block_size(block_size))
+        return Output.single(_Dynamic(footer, BLOCK if block_size is None else _block_size(block_size)))
     raise UsageError(f"a VHD cannot be {request.subformat!r}", remedy="choose dynamic or fixed")
 
 
@@ -161,8 +161,6 @@ def _derived(fingerprint: bytes) -> bytes:
 
 class _Vhd:
     """What both layouts share: the footer, finished once the content is known."""
-
-    data_name: str | None = None
 
     def __init__(self, footer: Footer) -> None:
         self._footer = footer

@@ -299,15 +299,10 @@ def _parent(descriptor: Descriptor | None, offset: int) -> tuple[tuple[Reference
         )
 
     hint = descriptor.parent_hint
-    named = repr(hint[:200]) if hint else "without a name"
     if hint is not None or descriptor.parent_cid != NO_PARENT:
         references.append(Reference(kind="parent", name=hint or "", format="vmdk", offset=offset))
-        refuse(
-            f"the disk needs its parent, {named}, CID {descriptor.parent_cid:08x}",
-            "consolidate the snapshots with VMware, then convert",
-        )
     if descriptor.change_track_path is not None:
-        references.append(Reference(kind="data-file", name=descriptor.change_track_path, offset=offset))
+        references.append(Reference(kind="change-track", name=descriptor.change_track_path, offset=offset))
         refuse(
             f"the disk names the change tracking file {descriptor.change_track_path[:200]!r}",
             "switch changed block tracking off, or remove changeTrackPath from the descriptor",

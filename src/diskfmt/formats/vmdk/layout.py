@@ -17,7 +17,7 @@ import numpy.typing as npt
 from diskfmt.engine import Placement
 from diskfmt.errors import LimitError, UsageError
 from diskfmt.extents import U64, Codec
-from diskfmt.formats.base import Finale, Layout, Piece, Request
+from diskfmt.formats.base import Finale, Output, Part, Piece, Request
 from diskfmt.formats.vmdk.describe import Style, data_name, describe, require_name
 from diskfmt.formats.vmdk.header import is_plain_name
 from diskfmt.formats.vmdk.sparse import (
@@ -49,7 +49,7 @@ MAX_SECTOR: Final = 0xFFFFFFFF  # what an entry of a grain table can say
 FRAME_GROWTH: Final = 64  # bytes that a grain that does not compress takes more than plain
 
 
-def layout(request: Request) -> Layout:
+def layout(request: Request) -> Output:
     """The layout of the output that `request` asks for.
 
     Raises:
@@ -75,12 +75,13 @@ def layout(request: Request) -> Layout:
         require_name(piece)
         if not is_plain_name(piece):  # readers, this one too, would not open it
             raise UsageError(f"a descriptor cannot name a file {piece!r}", remedy="choose a plain name")
-        return FlatLayout(request=request, style=style)
+        flat = FlatLayout(request=request, style=style)
+        return Output(parts=(Part(start=0, stop=size, layout=flat, name=piece),), describe=flat.describe)
     require_name(request.name)
     if request.subformat == "monolithicSparse":
-        return SparseLayout(request=request, style=style)
+        return Output.single(SparseLayout(request=request, style=style))
     if request.subformat == "streamOptimized":
-        return StreamLayout(request=request, style=style)
+        return Output.single(StreamLayout(request=request, style=style))
     raise UsageError(f"vmdk has no subformat {request.subformat!r}")
 
 
@@ -117,11 +118,6 @@ class FlatLayout(_Base):
         return Placement(unit=GRAIN, guest_size=self.size, fixed=True, fingerprint=True)
 
     @property
-    def data_name(self) -> str | None:
-        """`vm.vmdk` → `vm-flat.vmdk`."""
-        return data_name(self.request.name)
-
-    @property
     def full_size(self) -> int:
         """Bytes of the flat file."""
         return self.size
@@ -131,10 +127,12 @@ class FlatLayout(_Base):
         return (), end
 
     def finish(self, end: int, fingerprint: bytes) -> Finale:  # noqa: ARG002
-        """The descriptor."""
-        name = data_name(self.request.name)
-        text = self._describe("FLAT", name, fingerprint)
-        return Finale(pieces=(), size=self.size, descriptor=text, data_name=name)
+        """Only the length, which brings a hole at the end."""
+        return Finale(pieces=(), size=self.size)
+
+    def describe(self, fingerprint: bytes) -> bytes:
+        """The text of the descriptor."""
+        return self._describe("FLAT", data_name(self.request.name), fingerprint)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -166,11 +164,6 @@ class SparseLayout(_Base):
     def placement(self) -> Placement:
         """The numbers for the engine."""
         return Placement(unit=GRAIN, guest_size=self.size, first=self._overhead, align=GRAIN, fingerprint=True)
-
-    @property
-    def data_name(self) -> str | None:
-        """None: there is one file."""
-        return None
 
     @property
     def full_size(self) -> int:
@@ -247,11 +240,6 @@ class StreamLayout(_Base):
             group_room=SECTOR + TABLE_SIZE,
             fingerprint=True,
         )
-
-    @property
-    def data_name(self) -> str | None:
-        """None: there is one file."""
-        return None
 
     @property
     def full_size(self) -> int:
