@@ -26,11 +26,13 @@ __all__ = [
     "chunks",
     "clip",
     "from_units",
+    "keep",
     "merge",
     "outline",
     "overlay",
     "require_normal",
     "shift",
+    "split",
 ]
 
 Rows = npt.NDArray[np.void]
@@ -139,11 +141,11 @@ def _combine(over: Rows, under: Rows) -> Rows:
     if not (over["kind"] == Kind.HOLE).any():
         return over
     starts = np.union1d(over["guest_off"], under["guest_off"])
-    above, beneath = _split(over, starts), _split(under, starts)
+    above, beneath = split(over, starts), split(under, starts)
     return merge(np.where(above["kind"] == Kind.HOLE, beneath, above))
 
 
-def _split(rows: Rows, starts: U64) -> Rows:
+def split(rows: Rows, starts: U64) -> Rows:
     """The same bytes with a row from each of `starts` to the next; they hold all starts of the rows."""
     end = rows[-1]["guest_off"] + rows[-1]["length"]
     part = rows.take(np.searchsorted(rows["guest_off"], starts, side="right") - 1)
@@ -154,6 +156,21 @@ def _split(rows: Rows, starts: U64) -> Rows:
     part["host_len"] = np.where(part["kind"] == Kind.DATA, part["length"], part["host_len"])
     part["frame_skip"] += np.where(part["kind"] == Kind.ENCODED, skip, np.uint64(0)).astype(np.uint32)
     return part
+
+
+def keep(rows: Rows, starts: U64, ends: U64) -> Rows:
+    """The rows inside of intervals, HOLE elsewhere.
+
+    Shapes: `starts`, `ends` (n,): guest offsets of ascending intervals that do not overlap.
+    """
+    begin, end = rows["guest_off"][0], rows["guest_off"][-1] + rows["length"][-1]
+    bounds = np.concatenate((rows["guest_off"], starts, ends))
+    parts = split(rows, np.unique(bounds[(bounds >= begin) & (bounds < end)]))
+    index = np.searchsorted(starts, parts["guest_off"], side="right").astype(np.intp) - 1
+    kept = (index >= 0) & (parts["guest_off"] < np.append(ends, np.uint64(0))[index])
+    holes = np.zeros(len(parts), ROW)
+    holes["guest_off"], holes["length"], holes["kind"] = parts["guest_off"], parts["length"], Kind.HOLE
+    return merge(np.where(kept, parts, holes))
 
 
 def _cut_head(row: Any, count: int) -> None:
