@@ -186,7 +186,7 @@ class Comparison:
 class Measurement:
     """Bytes that an output needs, and would need if every unit were stored and nothing compressed.
 
-    `error_bound`: bytes by which `required` may be wrong, 99 times of 100; 0 where it was measured, not estimated.
+    `error_bound`: bytes by which `required` may be wrong, 19 times of 20; 0 where it was measured, not estimated.
     """
 
     required: int

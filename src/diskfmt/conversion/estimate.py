@@ -1,10 +1,10 @@
 """How large a compressed output will be, from a sample of its units.
 
-    map ─► units that may be stored ─► runs of them, drawn by a hash, through the engine ─► bytes a run ─► the layout
+    map ─► units that may be stored ─► pairs of them, drawn by a hash, through the engine ─► mean size ─► the layout
 
-Runs of neighbours are drawn, not units, because what a unit takes depends on the one before it (a plain cluster behind
-a frame starts at the next multiple of its size). The layout then does for all units what it does for an output, so
-that tables are counted as they will be. The same image gives the same answer.
+What a unit takes depends on the one before it (a plain cluster behind a frame starts at the next multiple of its size),
+so neighbours are drawn, and the second one of each pair is measured. The layout then does for all units what it does
+for an output, so that tables are counted as they will be. The same image gives the same answer.
 """
 
 import math
@@ -22,11 +22,10 @@ from diskfmt.formats.base import Part
 from diskfmt.units import align_up
 
 BOUND: Final = 0.03  # of the size: what is asked of an estimate
-RUN: Final = 16  # units
-_FIRST: Final = 256  # runs drawn at first, and
-_GROWTH: Final = 4  # how much more if they differ too much
+_FIRST: Final = 2048  # pairs drawn at first, and
+_GROWTH: Final = 2  # how much more if they differ too much
 _SHARE: Final = 0.5  # of all: whoever draws more may as well compress everything
-_Z: Final = 2.576  # normal quantile: 99 of 100 estimates keep to the bound
+_Z: Final = 1.96  # normal quantile: 19 of 20 estimates keep to the bound
 _WINDOW: Final = extents.WINDOW_ROWS
 
 Bools = npt.NDArray[np.bool_]
@@ -34,7 +33,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Bytes of an output; the true number is within `bound` bytes of `size`, 99 times of 100."""
+    """Bytes of an output; the true number is within `bound` bytes of `size`, 19 times of 20."""
 
     size: int
     bound: int
@@ -48,16 +47,16 @@ def estimate(disk: Disk, part: Part, *, threads: int) -> Estimate | None:
 
     """
     unit = part.layout.placement.unit
-    runs = -(-sum(int(np.count_nonzero(stored)) for _, stored in _windows(disk, part, unit)) // RUN)
+    units = sum(int(np.count_nonzero(stored)) for _, stored in _windows(disk, part, unit))
     drawn = _FIRST
-    while drawn < _SHARE * runs:
-        sizes = _sample(disk, part, drawn / runs, threads)
+    while drawn < _SHARE * units / 2:
+        sizes = _sample(disk, part, 2 * drawn / units, threads)
         if len(sizes) > 1:
             mean = float(sizes.mean())
-            left = math.sqrt(1 - len(sizes) / runs)  # of a finite number of runs
-            bound = _Z * runs * float(sizes.std(ddof=1)) / math.sqrt(len(sizes)) * left
-            if bound <= BOUND * runs * mean:
-                return Estimate(size=_laid_out(disk, part, mean / RUN), bound=math.ceil(bound))
+            left = math.sqrt(1 - 2 * len(sizes) / units)  # of a finite number of pairs
+            bound = _Z * units * float(sizes.std(ddof=1)) / math.sqrt(len(sizes)) * left
+            if bound <= BOUND * units * mean:
+                return Estimate(size=_laid_out(disk, part, mean), bound=math.ceil(bound))
         drawn *= _GROWTH
     return None
 
@@ -77,7 +76,7 @@ def _windows(disk: Disk, part: Part, unit: int) -> Iterator[tuple[Rows, Bools]]:
 
 
 def _sample(disk: Disk, part: Part, share: float, threads: int) -> npt.NDArray[np.float64]:
-    """Bytes that each of the drawn runs takes in the file. Units that turn out to be zero take none."""
+    """Bytes that the second unit of each drawn pair takes in the file: none where it turns out to be zero."""
     placement = part.layout.placement
     unit, seen = placement.unit, 0
     sizes: list[npt.NDArray[np.float64]] = []
@@ -85,9 +84,9 @@ def _sample(disk: Disk, part: Part, share: float, threads: int) -> npt.NDArray[n
         fds=disk.fds, paths=disk.paths, target_fd=-1, target_path="", placement=placement, threads=threads
     ) as copier:
         for rows, stored in _windows(disk, part, unit):
-            run = (seen + np.cumsum(stored) - 1) // RUN
+            number = seen + np.cumsum(stored) - 1
             seen += int(np.count_nonzero(stored))
-            drawn = np.flatnonzero(stored & (_hash(run.astype(np.uint64)) < np.uint64(share * 2**64 - 1)))
+            drawn = np.flatnonzero(stored & (_hash((number // 2).astype(np.uint64)) < np.uint64(share * 2.0**64)))
             if not len(drawn):
                 continue
             start = int(rows[0]["guest_off"]) - part.start
@@ -99,8 +98,7 @@ def _sample(disk: Disk, part: Part, share: float, threads: int) -> npt.NDArray[n
             ends = places[used] + lengths[used]
             taken = np.zeros(len(stored))
             taken[used] = np.diff(ends.astype(np.float64), prepend=float(before))
-            _, inverse = np.unique(run[drawn], return_inverse=True)
-            sizes.append(np.bincount(inverse, weights=taken[drawn]).astype(np.float64))
+            sizes.append(taken[drawn[number[drawn] % 2 == 1]])
     return np.concatenate(sizes) if sizes else np.zeros(0)
 
 
