@@ -51,6 +51,11 @@ def _escape_char(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def printable(text: str, limit: int = LIMIT) -> str:
+    r"""A message of our own in printable ASCII; unlike `escape` it leaves backslashes alone: commands have them."""
+    return "\\".join(escape(part, limit) for part in text.split("\\"))
+
+
 def mask_credentials(text: str) -> str:
     """The same text with user, password and query string of every URL in it replaced by `***`."""
     return _QUERY.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))

@@ -70,10 +70,10 @@ class RuleFinding:
     cured: bool = False
 
     @property
-    def blocks(self) -> bool:
-        """Whether it keeps the image from being ready: a fail or unknown of weight that no conversion mends."""
+    def grave(self) -> bool:
+        """Whether it speaks against the import: a fail or unknown of weight."""
         weighty = self.impact in (Impact.BLOCKS, Impact.BREAKS)
-        return weighty and self.verdict in (Verdict.FAIL, Verdict.UNKNOWN) and not self.cured
+        return weighty and self.verdict in (Verdict.FAIL, Verdict.UNKNOWN)
 
     def to_json(self) -> dict[str, object]:
         """All of it; what does not exist is left out."""
@@ -91,6 +91,25 @@ class RuleFinding:
         return {key: value for key, value in document.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A part of a bar, in bytes. `kind` chooses its colour: `table`, `fs`, `swap`, `data`, `zero`, `free`, `unknown` …"""
+
+    start: int
+    length: int
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """Something that is drawn to scale: the disk, a file system, the container's file. `size` in bytes."""
+
+    title: str
+    size: int
+    spans: tuple[Span, ...]
+
+
 # Areas whose failed rules mean that the machine runs and nobody gets in.
 _REACH = frozenset({"agent", "network", "security"})
 
@@ -99,22 +118,34 @@ _REACH = frozenset({"agent", "network", "security"})
 class ReadinessReport:
     """What the check of one image for one cloud said.
 
-    `waived`: rules that the caller decided to overrule; they no longer count. `summary`: facts worth showing (operating
-    system, kernel, partitions …), plain JSON values. `seconds` of wall time, `bytes_read` of the guest's disk.
+    `waived`: rules that the caller decided to overrule; they no longer count. `planned`: the image is about to be
+    converted for this profile, so that what the conversion cures does not count either. `summary`: facts worth showing (operating
+    system, kernel, partitions …), plain JSON values. `bars`: what a drawing of the disk shows. `seconds` of wall time, `bytes_read` of the guest's disk.
     """
 
     path: str
     profile: str
     findings: tuple[RuleFinding, ...]
     waived: tuple[str, ...] = ()
+    planned: bool = False
     summary: Mapping[str, object] = field(default_factory=dict)
+    bars: tuple[Bar, ...] = ()
     seconds: float = 0.0
     bytes_read: int = 0
 
     @property
     def open(self) -> tuple[RuleFinding, ...]:
-        """What keeps the image from being ready, waivers left out."""
-        return tuple(found for found in self.findings if found.blocks and found.rule not in self.waived)
+        """What keeps the image from being ready."""
+        return tuple(
+            found
+            for found in self.findings
+            if found.grave and found.rule not in self.waived and not (self.planned and found.cured)
+        )
+
+    @property
+    def converts(self) -> bool:
+        """Whether a conversion for this profile mends all that is open."""
+        return bool(self.open) and all(found.cured for found in self.open)
 
     @property
     def ready(self) -> bool:
@@ -150,6 +181,7 @@ class ReadinessReport:
             "profile": self.profile,
             "status": self.status.value,
             "ready": self.ready,
+            "cured-by-conversion": self.converts,
             "findings": [found.to_json() for found in ordered(self.findings)],
             "waived": list(self.waived),
             "summary": dict(self.summary),
@@ -166,5 +198,5 @@ def ordered(findings: Iterable[RuleFinding]) -> list[RuleFinding]:
     """The gravest first: what is open, then by verdict, weight and name."""
     return sorted(
         findings,
-        key=lambda found: (not found.blocks, _ORDER[found.verdict], _WEIGHT[found.impact], found.rule),
+        key=lambda found: (not found.grave, _ORDER[found.verdict], _WEIGHT[found.impact], found.rule),
     )
