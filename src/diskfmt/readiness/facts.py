@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from diskfmt.errors import Finding
 from diskfmt.formats.base import Image
-from diskfmt.guest.fact import Fact
+from diskfmt.guest.fact import Fact, Known
 from diskfmt.guest.linux.facts import LinuxFacts
 from diskfmt.guest.partitions import PartitionTable
 from diskfmt.guest.volumes import VolumeTree
@@ -45,3 +45,8 @@ class Facts:
     windows: Fact[WindowsFacts | None]
     qcow2_size: Callable[[], Fact[int]] = field(repr=False)
     bytes_read: Callable[[], int] = field(repr=False)
+
+    @property
+    def is_windows(self) -> bool:
+        """Whether a Windows is known to be on the disk."""
+        return isinstance(self.windows, Known) and self.windows.value is not None

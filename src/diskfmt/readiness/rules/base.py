@@ -26,7 +26,7 @@ Check = Callable[[Facts, Profile], Outcome | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One rule. `impact` is what holds where a profile says nothing else; `title` says what is asked, in one line.
+    """One rule. `title` says what is asked, in one line; its weight is the profile's business.
 
     `check` returns None where the question does not arise (a Windows rule for Linux).
     """
@@ -34,21 +34,20 @@ class Rule:
     id: str
     area: str
     title: str
-    impact: Impact
     check: Check
 
 
 RULES: Final[dict[str, Rule]] = {}
 
 
-def rule(id: str, title: str, impact: Impact = Impact.WARNS) -> Callable[[Check], Check]:
+def rule(id: str, title: str) -> Callable[[Check], Check]:
     """Enter a function as a rule; its module's name is the area."""
 
     def enter(check: Check) -> Check:
         area = check.__module__.rpartition(".")[2]
         if id in RULES:
             raise ValueError(f"two rules are called {id}")
-        RULES[id] = Rule(id=id, area=area, title=title, impact=impact, check=check)
+        RULES[id] = Rule(id=id, area=area, title=title, check=check)
         return check
 
     return enter
@@ -92,9 +91,12 @@ def value_of(fact: Fact[T], otherwise: T) -> T:
 
 def judge(facts: Facts, profile: Profile) -> Iterator[RuleFinding]:
     """What every rule says that the profile gives weight to. A rule that raises is a bug, and blocks."""
+    windows = facts.is_windows
     for entry in RULES.values():
-        weight = profile.severity(entry.id)
-        impact = Impact(weight) if weight is not None else entry.impact
+        weight = profile.severity(entry.id, windows=windows)
+        if weight is None:
+            continue
+        impact = Impact(weight)
         try:
             outcome = entry.check(facts, profile)
         except Exception as error:  # noqa: BLE001 - whatever a rule raises, it must not look like a pass
