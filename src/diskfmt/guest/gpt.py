@@ -16,7 +16,7 @@ SIGNATURE: Final = b"EFI PART"
 BIOS_BOOT: Final = "21686148-6449-6E6F-744E-656564454649"
 EFI_SYSTEM: Final = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 DYNAMIC_DISK: Final = frozenset({"5808C8AA-7E8F-42E0-85D2-E1E90434CFB3", "AF9B60A0-1431-4F62-BC68-3311714A69AD"})
-_HEADER: Final = Struct("<8sIIII4xQQQQ16sQIII")
+_HEADER: Final = Struct("<8sIII4xQQQQ16sQIII")
 _ENTRY: Final = Struct("<16s16sQQQ72s")
 _MAX_ENTRIES: Final = 1 << 20  # bytes; 128 entries, the usual number, take 16 KiB
 
@@ -109,7 +109,7 @@ def _header(device: Device, sector_size: int, place: int) -> Header | None:
     if not sector.startswith(SIGNATURE):
         return None
     fields = _HEADER.unpack_from(sector)
-    _, _, size, crc, _, own, other, first, last, guid, entries_at, count, entry_size, entries_crc = fields
+    _, _, size, crc, own, other, first, last, guid, entries_at, count, entry_size, entries_crc = fields
     if not _HEADER.size <= size <= sector_size:
         return Header(place=place, readable=False, problem=f"header of {size} bytes")
     blank = sector[:16] + bytes(4) + sector[20:size]
