@@ -165,12 +165,14 @@ def lvm_id(raw: bytes) -> str:
 
 def _luks(device: Device) -> Content | None:
     """LUKS1 and LUKS2 (LUKS2 On-Disk Format Specification 1.0, section 2; LUKS1 1.2.3, figure 1)."""
-    raw = _peek(device, 0, 512)
-    version = int.from_bytes(raw[6:8], "big")
-    if raw[:6] != b"LUKS\xba\xbe" or version not in {1, 2}:
-        return None
-    label = _text(raw[24:72]) if version == 2 else ""
-    return Content(kind="crypto_LUKS", uuid=_text(raw[168:208]), label=label, version=str(version))
+    # Where the first header is gone, the second of LUKS2, behind it, still opens the volume.
+    for place, magic in ((0, b"LUKS\xba\xbe"), (16 * KIB, b"SKUL\xba\xbe"), (32 * KIB, b"SKUL\xba\xbe")):
+        raw = _peek(device, place, 512)
+        version = int.from_bytes(raw[6:8], "big")
+        if raw[:6] == magic and version in ({1, 2} if place == 0 else {2}):
+            label = _text(raw[24:72]) if version == 2 else ""
+            return Content(kind="crypto_LUKS", uuid=_text(raw[168:208]), label=label, version=str(version))
+    return None
 
 
 def _bitlocker(device: Device) -> Content | None:
@@ -340,7 +342,7 @@ def _iso(device: Device) -> Content | None:
             break
     stamp = primary[830:846] if primary[830:846].strip(b"0\0 ") else primary[813:829]
     date = stamp.decode("ascii", "replace")
-    uuid = "-".join((date[:4], *(date[at : at + 2] for at in range(4, 16, 2)))) if stamp.isdigit() else ""
+    uuid = "-".join((date[:4], *(date[at : at + 2] for at in range(4, 16, 2)))) if stamp.strip(b"0").isdigit() else ""
     size = _u32(primary, 80) * _u16(primary, 128)
     return Content(kind="iso9660", uuid=uuid, label=label, size=size)
 
@@ -355,12 +357,12 @@ _MAGICS: Final = (
     ("reiserfs", 64 * KIB + 52, b"ReIsEr"),
     ("nilfs2", 1030, b"\x34\x34"),
     ("bcachefs", 4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"),
-    ("bcache", 4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
     ("zfs_member", 128 * KIB, b"\x0c\xb1\xba\0\0\0\0\0"),
     ("ufs", 8192 + 1372, b"\x54\x19\x01\0"),
     ("ufs", 64 * KIB + 1372, b"\x19\x01\x54\x19"),
     ("VMFS", MIB, b"\x0d\xd0\x01\xc0"),
 )
+_BCACHE: Final = b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"
 
 
 def _others(device: Device) -> Content | None:
@@ -368,6 +370,9 @@ def _others(device: Device) -> Content | None:
     for kind, at, magic in _MAGICS:
         if _peek(device, at, len(magic)) == magic:
             return Content(kind=kind)
+    if _peek(device, 4096 + 24, 16) == _BCACHE:
+        # Early bcachefs has the same magic; bcache says before it that its superblock is in sector 8.
+        return Content(kind="bcache" if _u64(_peek(device, 4096 + 8, 8), 0) == 8 else "bcachefs")
     return None
 
 
