@@ -85,7 +85,8 @@ class FsInfo:
 
     `kind`: `ext2`, `ext3`, `ext4`, `xfs`, `btrfs`, `vfat`, `ntfs`. `uuid` as blkid prints it. `clean`: False where a
     journal has to be replayed or the volume was not unmounted, None where nothing says so; `errors`: the file system
-    recorded errors. `features`: names as the tools of the file system print them.
+    is in the state of error; `error_count`: how many it recorded, repaired since or not. `features`: names as the tools
+    of the file system print them.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class FsInfo:
     block_size: int = 0
     clean: bool | None = None
     errors: bool = False
+    error_count: int = 0
     free_bytes: int | None = None
     free_inodes: int | None = None
     features: tuple[str, ...] = ()
