@@ -17,13 +17,16 @@ _KEY: Final = struct.Struct("<QBQ")
 _MAX_STRIPES: Final = 1024
 _STRIPE_LENGTH: Final = 65536
 
+_DATA: Final = 1
 _RAID0, _RAID1, _DUP, _RAID10, _RAID5, _RAID6, _RAID1C3, _RAID1C4 = (1 << bit for bit in range(3, 11))
 _PROFILES: Final = _RAID0 | _RAID1 | _DUP | _RAID10 | _RAID5 | _RAID6 | _RAID1C3 | _RAID1C4
 _MIRRORED: Final = {0, _DUP, _RAID1, _RAID1C3, _RAID1C4}
 
 
 class Chunk:
-    """A range of logical addresses and where its stripes lie. `copies`: how often its bytes are stored."""
+    """A range of logical addresses and where its stripes lie. `copies`: how often its bytes are stored. `holds_data`: files, not only
+    trees.
+    """
 
     def __init__(self, logical: int, raw: bytes) -> None:
         if len(raw) < _CHUNK.size:
@@ -31,6 +34,7 @@ class Chunk:
         self.logical = logical
         self.length, _, self._stripe, kind, _, _, _, count, sub = _CHUNK.unpack_from(raw)
         self._profile = kind & _PROFILES
+        self.holds_data = bool(kind & _DATA)
         if self._profile & (_RAID5 | _RAID6):
             raise UnsupportedError("btrfs RAID 5 or 6")
         good = 1 <= count <= _MAX_STRIPES and len(raw) >= _CHUNK.size + count * _STRIPE.size and self.length

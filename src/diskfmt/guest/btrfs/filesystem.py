@@ -95,7 +95,8 @@ class Btrfs:
     def info(self) -> FsInfo:
         """What the superblock says. `clean` is False where a log has to be replayed.
 
-        `free_bytes` are those that the kernel's statfs calls free, None where there are too many chunks to ask.
+        `free_bytes` are what the kernel's statfs calls free, before it subtracts what it reserves for itself (at most
+        512 MiB); None where there are too many chunks to ask.
         """
         return FsInfo(
             kind="btrfs",
@@ -232,13 +233,14 @@ class Btrfs:
         groups = self._roots.root(_BLOCK_GROUP_TREE if "BLOCK_GROUP_TREE" in self._super.features else _EXTENT_TREE)
         if len(chunks) > _MAX_CHUNKS_COUNTED or groups is None:
             return None
-        used = 0
+        used, copies = 0, 1
         for chunk in chunks:
             raw = self._forest.find(groups, (chunk.logical, _BLOCK_GROUP, chunk.length))
             if raw is None:
                 return None
             used += int.from_bytes(raw[:8], "little") * chunk.copies
-        return max(0, self._super.total_bytes - used)
+            copies = max(copies, chunk.copies) if chunk.holds_data else copies
+        return max(0, self._super.total_bytes - used) // copies
 
 
 def _kind(inode: _Inode) -> FileKind:
