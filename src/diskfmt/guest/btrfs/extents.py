@@ -4,7 +4,7 @@ import struct
 from typing import Final
 
 from diskfmt.guest.base import DamagedError, UnsupportedError
-from diskfmt.guest.btrfs.checksums import ALGORITHMS, digests
+from diskfmt.guest.checksums import ALGORITHMS, digests
 from diskfmt.guest.btrfs.chunks import ChunkMap
 from diskfmt.guest.btrfs.codecs import decompress
 from diskfmt.guest.btrfs.superblock import Superblock

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.guest.base import MAX_DEPTH, MAX_ENTRIES, BudgetError, DamagedError, GuestError
-from diskfmt.guest.btrfs.checksums import crc32c_raw
+from diskfmt.guest.checksums import crc32c_raw
 from diskfmt.guest.btrfs.tree import Forest, Root
 
 TOP: Final = 5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.guest.base import DamagedError, Device, GuestError, UnsupportedError
-from diskfmt.guest.btrfs.checksums import ALGORITHMS
+from diskfmt.guest.checksums import ALGORITHMS
 
 MIRRORS: Final = (64 << 10, 64 << 20, 256 << 30)
 SIZE: Final = 4096

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.guest.base import DamagedError
-from diskfmt.guest.btrfs.checksums import ALGORITHMS
+from diskfmt.guest.checksums import ALGORITHMS
 from diskfmt.guest.btrfs.chunks import ChunkMap
 from diskfmt.guest.btrfs.superblock import Superblock
 

@@ -1,4 +1,4 @@
-"""The checksums that Btrfs can use, of one block and of many equal blocks at once.
+"""The checksums of file systems, of one block and of many equal blocks at once.
 
 CRC-32C works on many lanes side by side: a byte costs one table look-up for all lanes, so a whole node or a run of
 sectors costs little more than one sector alone.
