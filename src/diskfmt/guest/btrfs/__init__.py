@@ -1,0 +1,10 @@
+"""Btrfs, read-only, on one device: superblock, chunks, trees, subvolumes, files.
+
+    superblock ─► chunks (logical → physical, copies) ─► trees (verified nodes) ─► filesystem (paths, extents, codecs)
+
+Source: the Btrfs documentation, "On-disk format", and `btrfs_tree.h` of the kernel's user API.
+"""
+
+from diskfmt.guest.btrfs.filesystem import Btrfs, Subvolume, open_btrfs
+
+__all__ = ["Btrfs", "Subvolume", "open_btrfs"]
