@@ -6,7 +6,6 @@ import struct
 from pathlib import Path
 
 import pytest
-from guest.linux.initramfs_tools import COMPRESSORS, compressed, cpio, need, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from diskfmt.guest.base import BudgetError, DamagedError, GuestError, Unsupporte
 from diskfmt.guest.linux import cpio as archive
 from diskfmt.guest.linux import initramfs, lz4
 from diskfmt.guest.linux.cpio import Archive, Source
+from guest.linux.initramfs_tools import COMPRESSORS, compressed, cpio, need, tree
 
 NOISE = random.Random(4).randbytes(300_000)
 FILES = {
@@ -64,7 +64,9 @@ def test_every_compression_with_and_without_microcode(how: str, plain: bytes, ea
         holds_all(both)
         assert [part.compression for part in both.parts] == ["none", how]
         assert both.files == alone.files + 5
-    behind = initramfs.parse(main + bytes(8) + early, "initrd")  # a boot loader loads several files one behind the other
+    behind = initramfs.parse(
+        main + bytes(8) + early, "initrd"
+    )  # a boot loader loads several files one behind the other
     holds_all(behind)
     assert [part.compression for part in behind.parts] == [how, "none"]
 
@@ -93,7 +95,9 @@ def test_content_that_is_not_looked_into_is_named(tmp_path: Path) -> None:
 
 
 def test_links_to_modules_count_where_they_lead_to_one(tmp_path: Path) -> None:
-    top = tree(tmp_path, {"usr/lib/modules/4.18.0-1/extra/virtio_blk.ko.xz": b"1", "sbin/real": b"", "usr/lib/systemd/x": b""})
+    top = tree(
+        tmp_path, {"usr/lib/modules/4.18.0-1/extra/virtio_blk.ko.xz": b"1", "sbin/real": b"", "usr/lib/systemd/x": b""}
+    )
     weak = top / "usr/lib/modules/4.18.0-2/weak-updates"
     weak.mkdir(parents=True)
     (weak / "virtio_blk.ko.xz").symlink_to("/lib/modules/4.18.0-1/extra/virtio_blk.ko.xz")
@@ -205,7 +209,15 @@ def test_lz4_matches_of_every_distance() -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [b"", b"\xf0", b"\x50abc", b"\x10a\x02\x00", b"\x10a\x00\x00", b"\x1fa\x01\x00" + b"\xff" * 50, b"\x1fa\x01\x00\xff\xff\xff\x00"],
+    [
+        b"",
+        b"\xf0",
+        b"\x50abc",
+        b"\x10a\x02\x00",
+        b"\x10a\x00\x00",
+        b"\x1fa\x01\x00" + b"\xff" * 50,
+        b"\x1fa\x01\x00\xff\xff\xff\x00",
+    ],
 )
 def test_hostile_lz4_blocks(block: bytes) -> None:
     with pytest.raises(DamagedError):

@@ -127,7 +127,9 @@ class Tree:
     def names(self, path: str) -> list[str]:
         found = self._find(path)
         everything = [*self._files, *self._directories]
-        return list({PurePosixPath(name).name for name in everything if str(PurePosixPath(name).parent) == found} - {""})
+        return list(
+            {PurePosixPath(name).name for name in everything if str(PurePosixPath(name).parent) == found} - {""}
+        )
 
     def stat(self, path: str) -> Entry | None:
         found = self._find(path)

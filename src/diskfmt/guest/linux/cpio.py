@@ -24,7 +24,7 @@ LINK: Final = 0o120000
 class Source:
     """Bytes that come in pieces, read once from front to back. Raises BudgetError behind `limit` bytes."""
 
-    def __init__(self, pieces: Iterable[bytes], limit: int = MAX_READ) -> None:
+    def __init__(self, pieces: Iterable[bytes | memoryview], limit: int = MAX_READ) -> None:
         self._pieces = iter(pieces)
         self._held = memoryview(b"")
         self._limit = limit

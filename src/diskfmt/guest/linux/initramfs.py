@@ -58,9 +58,9 @@ class Initramfs:
     """The content of an initramfs.
 
     `modules`: kernel version → names of the modules below lib/modules/VERSION. `tools`: those of TOOLS that are inside.
-    `kept`: small files that say how it works, by path. `hidden`: file systems inside that were not looked into: what is not
-    found may be there. `size`: bytes of content looked at. `problem`: the last part makes no sense; what stands before
-    it is known.
+    `kept`: small files that say how it works, by path. `hidden`: file systems inside that were not looked into: what
+    is not found may be there. `size`: bytes of content looked at. `problem`: the last part makes no sense; what
+    stands before it is known.
     """
 
     path: str
@@ -218,6 +218,3 @@ def embedded_version(kernel: bytes) -> str | None:
     at = 0x200 + int.from_bytes(kernel[0x20E:0x210], "little")
     text = kernel[at : at + 256].partition(b"\0")[0]
     return decode(text.split(b" ")[0]) if at > 0x200 and text else None
-
-
-

@@ -1,7 +1,7 @@
 """Kernel modules: what there is, what is built in, what needs what, and what is forbidden.
 
-Sources: modules.dep(5), modprobe.d(5), modules.builtin of Documentation/kbuild/kbuild.rst, the kernel's .config. `-` and `_` are
-the same in a module's name (modprobe(8)).
+Sources: modules.dep(5), modprobe.d(5), modules.builtin of Documentation/kbuild/kbuild.rst, the kernel's .config. `-`
+and `_` are the same in a module's name (modprobe(8)).
 """
 
 import posixpath
@@ -48,7 +48,7 @@ class Modules:
         return canonical(name) in self.files or canonical(name) in self.builtin
 
     def closure(self, names: Iterable[str]) -> frozenset[str]:
-        """The modules that must be loaded for these drivers to work: themselves and what they need, minus what is built in.
+        """The modules that must be loaded for these drivers to work: they and what they need, minus what is built in.
 
         A name that is neither a file nor built in stays in the answer: it is missing.
         """

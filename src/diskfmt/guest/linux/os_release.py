@@ -67,8 +67,9 @@ _NAMES: Final = (
 class Release:
     """A distribution and its version.
 
-    `distro`: lower case, e.g. `debian`, `rhel`, `centos-stream`. `major`, `minor`: as they are written (`04`), empty where
-    nothing says so. `name`: what it calls itself. `like`: ID_LIKE. `source`: the file that named the distribution.
+    `distro`: lower case, e.g. `debian`, `rhel`, `centos-stream`. `major`, `minor`: as they are written (`04`), empty
+    where nothing says so. `name`: what it calls itself. `like`: ID_LIKE. `source`: the file that named the
+    distribution.
     """
 
     distro: str
@@ -91,7 +92,18 @@ _FAMILIES: Final = {
     "debian": frozenset({"debian", "ubuntu", "kali", "raspbian", "linuxmint", "uniontech", "deepin"}),
     "suse": frozenset({"suse", "sles", "sles-sap", "opensuse", "opensuse-tumbleweed"}),
     "rhel": frozenset(
-        {"rhel", "fedora", "centos", "centos-stream", "rocky", "almalinux", "oracle", "amazon", "scientific", "tencentos"}
+        {
+            "rhel",
+            "fedora",
+            "centos",
+            "centos-stream",
+            "rocky",
+            "almalinux",
+            "oracle",
+            "amazon",
+            "scientific",
+            "tencentos",
+        }
         | {"openeuler", "anolis", "alinux"}
     ),
 }
@@ -182,6 +194,4 @@ def identify(files: Mapping[str, bytes], *, sap: bool = False) -> Release | None
         if same and (not major or (other.major == major and not minor)):
             major, minor = other.major, other.minor
     distro = "sles-sap" if sap and found.distro == "sles" else found.distro
-    return Release(
-        distro=distro, major=major, minor=minor, name=found.name, like=found.like, source=found.source
-    )
+    return Release(distro=distro, major=major, minor=minor, name=found.name, like=found.like, source=found.source)

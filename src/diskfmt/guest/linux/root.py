@@ -13,6 +13,10 @@ class Root(Protocol):
         """A whole file of at most `limit` bytes."""
         ...
 
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        """Bytes of a file from `offset` on, fewer where it ends."""
+        ...
+
     def exists(self, path: str) -> bool:
         """Whether the path leads to something."""
         ...
@@ -25,8 +29,8 @@ class Root(Protocol):
         """What a path leads to, links followed; None where there is nothing."""
         ...
 
-    def link(self, path: str) -> str:
-        """The text of a symbolic link."""
+    def link(self, path: str) -> str | None:
+        """The text of a symbolic link, None where there is none."""
         ...
 
 
@@ -71,7 +75,7 @@ def first_existing(root: Root, *paths: str) -> str | None:
 
 
 def drop_in_files(root: Root, directories: tuple[str, ...], suffix: str) -> list[str]:
-    """Configuration pieces as systemd and modprobe merge them: sorted by name, an earlier directory hides a later one."""
+    """Pieces of a configuration as systemd and modprobe merge them: by name, an earlier directory hides a later one."""
     found: dict[str, str] = {}
     for directory in directories:
         for name in sorted_names(root, directory, suffix):

@@ -14,7 +14,7 @@ _SPACE: Final = b" \t\r\x0b\x0c"
 
 
 def decode(data: bytes) -> str:
-    """Text that is safe to keep: what is no UTF-8 becomes `\\xNN`."""
+    r"""Text that is safe to keep: what is no UTF-8 becomes `\xNN`."""
     return data.decode("utf-8", "backslashreplace")
 
 
@@ -144,3 +144,44 @@ def ini(data: bytes, comment: bytes = b"#;") -> list[Section]:
             found[-1].values[name] = Setting(text, number)
             found[-1].lists.setdefault(name, []).append(text)
     return found
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern of `*`, `?` and letters. Linear in practice: the last star is the only way back."""
+    at = star = 0
+    back = -1
+    spot = 0
+    while at < len(name):
+        if spot < len(pattern) and (pattern[spot] == "?" or pattern[spot] == name[at]) and pattern[spot] != "*":
+            at, spot = at + 1, spot + 1
+        elif spot < len(pattern) and pattern[spot] == "*":
+            back, star = spot, at
+            spot += 1
+        elif back >= 0:
+            star += 1
+            at, spot = star, back + 1
+        else:
+            return False
+    return not pattern[spot:].strip("*")
+
+
+def version_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """What versions are ordered by: numbers as numbers, letters below them, `~` below the end (rpmvercmp, dpkg)."""
+    found: list[tuple[int, int, str]] = []
+    at = 0
+    while at < len(text):
+        start = at
+        letter = text[at]
+        if letter.isascii() and letter.isdigit():
+            while at < len(text) and text[at].isascii() and text[at].isdigit():
+                at += 1
+            found.append((2, int(text[start:at][:18]), ""))
+        elif letter.isascii() and letter.isalpha():
+            while at < len(text) and text[at].isascii() and text[at].isalpha():
+                at += 1
+            found.append((1, 0, text[start:at]))
+        else:
+            at += 1
+            if letter == "~":
+                found.append((-1, 0, ""))
+    return (*found, (0, 0, ""))
