@@ -48,6 +48,9 @@ class Host:
             raise GuestError(f"{path}: too large")
         return data
 
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        return self.read(path, 1 << 30)[offset : offset + length]
+
     def exists(self, path: str) -> bool:
         return self._find(path) is not None
 
@@ -75,10 +78,10 @@ class Host:
             mtime=int(status.st_mtime),
         )
 
-    def link(self, path: str) -> str:
+    def link(self, path: str) -> str | None:
         found = self._find(path, follow=False)
         if found is None or not found.is_symlink():
-            raise GuestError(f"{path}: no link")
+            return None
         return os.readlink(found)
 
 
@@ -121,6 +124,9 @@ class Tree:
             raise GuestError(f"{path}: cannot be read")
         return value.encode() if isinstance(value, str) else value
 
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        return self.read(path, 1 << 30)[offset : offset + length]
+
     def exists(self, path: str) -> bool:
         return self._find(path) is not None
 
@@ -143,9 +149,9 @@ class Tree:
         assert isinstance(value, bytes | str)
         return Entry(kind=FileKind.FILE, size=len(value.encode() if isinstance(value, str) else value), mode=0o644)
 
-    def link(self, path: str) -> str:
+    def link(self, path: str) -> str | None:
         parent = self._find(os.path.dirname(path))
         value = self._files.get(os.path.join(parent or "", os.path.basename(path)))
         if not isinstance(value, PurePosixPath):
-            raise GuestError(f"{path}: no link")
+            return None
         return str(value)

@@ -118,6 +118,7 @@ class _Reader:
         self._bls_done = False
         self._items: list[MenuItem] = []
         self._count = 0
+        self._nesting = 0
         self._continues: list[str] = []
         self._device = ""
         self._machine = Interpreter(parse(data), {**_PRESET, "prefix": PREFIX}, self._exists)
@@ -172,7 +173,9 @@ class _Reader:
         title, identity = _names(texts)
         if texts[0] == "submenu":
             above, self._items = self._items, []
-            self._machine.run(start, stop, self._command)
+            self._nesting += 1
+            self._machine.run(start, stop, self._command, self._nesting)
+            self._nesting -= 1
             above.append(MenuItem(title=title, id=identity, entry=None, children=tuple(self._items)))
             self._items = above
             return

@@ -13,7 +13,7 @@ from diskfmt.guest.linux.root import Root, content, is_file, sorted_names
 from diskfmt.guest.linux.text import decode, lines, significant, words
 
 IMMUTABLE: Final = 0x10
-NO_PASSWORD: Final = "none"
+NO_PASSWORD: Final = "none"  # noqa: S105 - a word, not a password
 _MAX_HOMES: Final = 1000
 _NO_LOGIN: Final = frozenset({"nologin", "false", "sync", "shutdown", "halt", "true", "git-shell", "rbash-nologin"})
 
