@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from builders import reference_engine as reference
 from builders.reference_engine import Model, Run
 from hypothesis import HealthCheck, given, settings
@@ -358,6 +359,20 @@ def test_decode_frames_of_other_libraries(codec: Codec, length: int) -> None:
     for wrong in {max(1, length - 1), length + 1} - {length}:
         with pytest.raises(CorruptError) as caught:
             engine.decode(codec, frame, wrong)
+        assert caught.value.reason is Reason.CORRUPT_DATA
+
+
+@pytest.mark.skipif(Codec.ZSTD not in CODECS, reason="a build without zstd")
+def test_decode_frames_of_a_length_that_nobody_knows() -> None:
+    plain = content(random.Random(1), 300_000)
+    frames = [zstandard.ZstdCompressor(write_content_size=False).compress(part) for part in (plain, b"more" * 70_000)]
+    data = b"".join(frames)
+    whole = plain + b"more" * 70_000
+    assert engine.decode_frames(data + b"070701", 1 << 20) == (whole, len(data))
+    assert engine.decode_frames(data, len(whole)) == (whole, len(data))
+    for damaged, limit in [(data, len(whole) - 1), (data[:-1], 1 << 20), (b"", 16), (b"070701", 16)]:
+        with pytest.raises(CorruptError) as caught:
+            engine.decode_frames(damaged, limit)
         assert caught.value.reason is Reason.CORRUPT_DATA
 
 

@@ -145,6 +145,10 @@ int dfmt_can_encode(int codec, int level, int window_bits);
 /* Decode one frame to exactly out_len bytes. Bytes behind the end of the stream are allowed. */
 int dfmt_decode(int codec, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len, dfmt_error *err);
 
+/* Decode the zstd frames at the start of `in`, whatever their length. *in_len, *out_len: what there is in, what was used
+ * out; bytes that belong to no frame are left. DFMT_E_DATA: no frame, a damaged one, or one that needs more room. */
+int dfmt_decode_frames(const uint8_t *in, size_t *in_len, uint8_t *out, size_t *out_len, dfmt_error *err);
+
 /* Encode `in`. *out_len: room in, bytes out. Room below dfmt_encode_bound() may end in DFMT_E_ARG.
  * `window_bits` (9..15) bounds match distances of deflate. */
 int dfmt_encode(int codec, int level, int window_bits, const uint8_t *in, size_t in_len, uint8_t *out, size_t *out_len,

@@ -141,26 +141,33 @@ static bool is_zstd_frame(const uint8_t *in, size_t in_len)
     return magic == ZSTD_MAGICNUMBER || (magic & 0xfffffff0U) == ZSTD_MAGIC_SKIPPABLE_START;
 }
 
-/* A unit may be several frames, and bytes that belong to no frame may follow the last one. */
-static int unzstd_frames(dfmt_decoder *decoder, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
+/* One frame of those that follow each other: `in` and `out` move on behind it. */
+static int unzstd_frame(dfmt_decoder *decoder, const uint8_t **in, size_t *in_len, uint8_t **out, size_t *out_len)
 {
     if (decoder->zstd == NULL)
         decoder->zstd = ZSTD_createDCtx();
     if (decoder->zstd == NULL)
         return DFMT_E_NOMEM;
-    while (out_len > 0) {
-        size_t frame = is_zstd_frame(in, in_len) ? ZSTD_findFrameCompressedSize(in, in_len) : 0;
-        if (ZSTD_isError(frame) || frame == 0)
-            return DFMT_E_DATA;
-        size_t made = ZSTD_decompressDCtx(decoder->zstd, out, out_len, in, frame);
-        if (ZSTD_isError(made))
-            return DFMT_E_DATA;
-        in += frame;
-        in_len -= frame;
-        out += made;
-        out_len -= made;
-    }
+    size_t frame = is_zstd_frame(*in, *in_len) ? ZSTD_findFrameCompressedSize(*in, *in_len) : 0;
+    if (ZSTD_isError(frame) || frame == 0)
+        return DFMT_E_DATA;
+    size_t made = ZSTD_decompressDCtx(decoder->zstd, *out, *out_len, *in, frame);
+    if (ZSTD_isError(made))
+        return DFMT_E_DATA;
+    *in += frame;
+    *in_len -= frame;
+    *out += made;
+    *out_len -= made;
     return DFMT_OK;
+}
+
+/* A unit may be several frames, and bytes that belong to no frame may follow the last one. */
+static int unzstd_frames(dfmt_decoder *decoder, const uint8_t *in, size_t in_len, uint8_t *out, size_t out_len)
+{
+    int code = DFMT_OK;
+    while (code == DFMT_OK && out_len > 0)
+        code = unzstd_frame(decoder, &in, &in_len, &out, &out_len);
+    return code;
 }
 #endif
 
@@ -379,6 +386,29 @@ int dfmt_decode(int codec, const uint8_t *in, size_t in_len, uint8_t *out, size_
     int code = dfmt_decoder_run(decoder, codec, in, in_len, out, out_len);
     dfmt_decoder_free(dfmt_io_posix(), decoder);
     return code == DFMT_OK ? DFMT_OK : dfmt_fail(err, code, 0, 0, 0, 0);
+}
+
+int dfmt_decode_frames(const uint8_t *in, size_t *in_len, uint8_t *out, size_t *out_len, dfmt_error *err)
+{
+#if HAVE_ZSTD
+    dfmt_decoder *decoder = dfmt_decoder_new(dfmt_io_posix());
+    if (decoder == NULL)
+        return dfmt_fail(err, DFMT_E_NOMEM, 0, 0, 0, 0);
+    size_t left = *in_len, room = *out_len;
+    int code;
+    do
+        code = unzstd_frame(decoder, &in, &left, &out, &room);
+    while (code == DFMT_OK && is_zstd_frame(in, left));
+    dfmt_decoder_free(dfmt_io_posix(), decoder);
+    if (code != DFMT_OK)
+        return dfmt_fail(err, code, 0, 0, 0, 0);
+    *in_len -= left;
+    *out_len -= room;
+    return DFMT_OK;
+#else
+    (void)in, (void)in_len, (void)out, (void)out_len;
+    return dfmt_fail(err, DFMT_E_CODEC, 0, 0, 0, 0);
+#endif
 }
 
 int dfmt_encode(int codec, int level, int window_bits, const uint8_t *in, size_t in_len, uint8_t *out, size_t *out_len,

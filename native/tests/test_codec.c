@@ -172,6 +172,40 @@ static void several_zstd_frames(void)
     free(b);
 }
 
+/* Frames of a length that nobody knows: all of them, and where they end. */
+static void frames_of_unknown_length(void)
+{
+    dfmt_error err = {0};
+    size_t used = 10, made = UNIT;
+    if (!dfmt_can_decode(DFMT_ZSTD)) {
+        SAME(dfmt_decode_frames(frame, &used, out, &made, &err), DFMT_E_CODEC);
+        return;
+    }
+    size_t first = encode(DFMT_ZSTD, 1, 15, plain, 5000);
+    uint8_t *both = must_alloc(2 * room);
+    memcpy(both, frame, first);
+    size_t size = first + encode(DFMT_ZSTD, 1, 15, plain + 5000, 300);
+    memcpy(both + first, frame, size - first);
+    memcpy(both + size, "070701", 6);
+    used = size + 6;
+    SAME(dfmt_decode_frames(both, &used, out, &made, &err), DFMT_OK);
+    SAME(used, size);
+    SAME(made, 5300);
+    CHECK(memcmp(out, plain, made) == 0);
+    used = size;
+    made = 5300; /* just enough */
+    SAME(dfmt_decode_frames(both, &used, out, &made, &err), DFMT_OK);
+    made = 5299;
+    SAME(dfmt_decode_frames(both, &used, out, &made, &err), DFMT_E_DATA);
+    SAME(err.code, DFMT_E_DATA);
+    used = size - 1;
+    made = UNIT;
+    SAME(dfmt_decode_frames(both, &used, out, &made, &err), DFMT_E_DATA);
+    used = 3;
+    SAME(dfmt_decode_frames(both, &used, out, &made, &err), DFMT_E_DATA);
+    free(both);
+}
+
 static void bad_numbers(void)
 {
     dfmt_error err = {0};
@@ -206,6 +240,7 @@ int main(void)
         small_room(codec);
     }
     several_zstd_frames();
+    frames_of_unknown_length();
     free(plain);
     free(frame);
     free(out);

@@ -180,6 +180,24 @@ def decode(codec: Codec, frame: bytes, length: int) -> bytes:
     return bytes(out)
 
 
+def decode_frames(data: bytes, limit: int) -> tuple[bytes, int]:
+    """What the zstd frames at the start of `data` decode to, at most `limit` bytes, and how many bytes they take.
+
+    Raises:
+        CorruptError: CORRUPT_DATA, there is no whole frame, or it decodes to more.
+        RefusedError: CODEC_MISSING.
+
+    """
+    out = bytearray(limit)  # the kernel gives pages only where something is written
+    used, made = ffi.new("size_t *", len(data)), ffi.new("size_t *", limit)
+    err = ffi.new("dfmt_error *")
+    with ffi.from_buffer(out) as view:
+        failed = lib.dfmt_decode_frames(ffi.from_buffer(data), used, view, made, err)
+    if failed:
+        _raise(err, ("",), None)
+    return bytes(memoryview(out)[: made[0]]), int(used[0])
+
+
 def encode(codec: Codec, data: bytes, *, level: int = 0, window_bits: int = 15) -> bytes:
     """One frame that decodes to `data`. Raises RefusedError: CODEC_MISSING."""
     out = bytearray(lib.dfmt_encode_bound(codec, len(data)))
