@@ -35,6 +35,8 @@ class DictKey:
 class DictHive:
     """A hive that a test writes down. Names are found in any case, as Windows does."""
 
+    pending_logs = False
+
     def __init__(self, flat: Flat) -> None:
         self._names: dict[str, str] = {"": ""}
         self._values: dict[str, Mapping[str, object]] = {}
@@ -60,6 +62,7 @@ class RegfHive:
     def __init__(self, content: bytes) -> None:
         registry = pytest.importorskip("Registry.Registry")
         self._module = registry
+        self.pending_logs = content[4:8] != content[8:12]
         self._hive = _guarded(lambda: registry.Registry(BytesIO(content)))
 
     def key(self, path: str) -> "RegfKey | None":

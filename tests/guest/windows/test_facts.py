@@ -14,7 +14,7 @@ from diskfmt.guest.windows import WindowsFacts, gather, open_hives
 from diskfmt.guest.windows.agents import metadata_services
 from diskfmt.guest.windows.files import file_of
 from diskfmt.guest.windows.hives import BootVolume, Hives
-from diskfmt.guest.windows.registry import Registry
+from diskfmt.guest.windows.registry import HiveState, Registry
 from diskfmt.guest.windows.state import Hibernation
 from diskfmt.guest.windows.storage import Bus
 from guest.windows.kit import SELECT, DictFiles, RegfHive, ToolFiles, hives, known, service
@@ -53,6 +53,7 @@ class TestPhonyGuests:
         assert str(known(found.build)) == told["build"]
         assert known(found.architecture) == "x86_64"
         assert known(found.installation_type) == "Server"
+        assert {known(state) for state in found.hives.values()} == {HiveState.COMPLETE}
         viostor = known(found.buses[Bus.VIRTIO_BLK]).stages[0].named("viostor")
         assert (viostor is not None) == told["virtio_driver"]
         assert (viostor.start if viostor else None) == told["virtio_start"]
@@ -142,7 +143,7 @@ class TestControlSet:
 
     def test_missing_and_broken_hives_are_told_apart(self):
         found = gather(EMPTY, hives())
-        assert found.hives["SYSTEM"] == Known(False)
+        assert known(found.hives["SYSTEM"]) is HiveState.MISSING
         assert isinstance(found.control_set, Unknown)
         broken = hives()
         broken = Hives(
@@ -414,6 +415,8 @@ def test_whatever_a_hive_says_gather_raises_nothing(flat):
 class _Raising:
     """A hive whose every answer is damage."""
 
+    pending_logs = True
+
     def key(self, path: str):
         raise GuestError("broken")
 
@@ -425,6 +428,7 @@ def test_a_hive_that_always_fails_makes_every_fact_unknown():
     )
     for name in ("product", "build", "dhcp", "filters", "setup", "bios_store", "pending_reboot", "san_policy"):
         assert getattr(found, name) == Unknown("broken"), name
+    assert known(found.hives["SYSTEM"]) is HiveState.PENDING
 
 
 def test_python_registry_and_hivex_agree_on_the_hive_under_test(corpus):

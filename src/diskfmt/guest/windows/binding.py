@@ -61,53 +61,79 @@ class Bindings:
         return tuple({binding.service.lower(): binding.service for binding in self.bound}.values())
 
 
-def find(current: CurrentSet, ids: tuple[HardwareId, ...], drivers: Registry | None = None) -> Bindings:
-    """What is registered for the devices. `drivers`: the hive DRIVERS, for devices that are not needed at boot.
+class DriverIndex:
+    """The databases of one guest. What was listed is kept: there are thousands of ids, and several devices to find."""
 
-    Raises UnsupportedError where the hive has neither database, GuestError for what cannot be read.
-    """
-    database = current.system.at(_DATABASE)
-    if database is not None:
-        found = _modern(database, ids)
-        if found.bound or drivers is None or drivers.missing:
+    def __init__(self, current: CurrentSet, drivers: Registry) -> None:
+        self._current, self._drivers = current, drivers
+        self._listed: dict[str, tuple[str, ...]] = {}
+
+    def find(self, ids: tuple[HardwareId, ...], *, at_boot: bool = True) -> Bindings:
+        """What is registered for the devices; `at_boot`: only in SYSTEM, since DRIVERS is not read so early.
+
+        Raises UnsupportedError where the hive has neither database, GuestError for what cannot be read.
+        """
+        database = self._current.system.at(_DATABASE)
+        if database is None:
+            critical = self._current.at(_CRITICAL)
+            if critical is None:
+                raise UnsupportedError(f"{self._current.system.name} has neither {_DATABASE} nor {_CRITICAL}")
+            return self._critical(critical, ids)
+        found = self._modern(database, ids)
+        if found.bound or at_boot or self._drivers.missing:
             return found
-        more = drivers.at(_DATABASE)
-        if more is not None:
-            other = _modern(more, ids)
-            found = Bindings(other.bound, found.staged + other.staged)
-        return found
-    critical = current.at(_CRITICAL)
-    if critical is None:
-        raise UnsupportedError(f"{current.system.name} has neither {_DATABASE} nor {_CRITICAL}")
-    return _critical(critical, ids)
+        more = self._drivers.at(_DATABASE)
+        if more is None:
+            return found
+        other = self._modern(more, ids)
+        return Bindings(other.bound, found.staged + other.staged)
 
+    def _names(self, parent: Node) -> tuple[str, ...]:
+        if parent.place not in self._listed:
+            self._listed[parent.place] = tuple(parent.names())
+        return self._listed[parent.place]
 
-def _modern(database: Node, ids: tuple[HardwareId, ...]) -> Bindings:
-    bound: list[Binding] = []
-    staged: list[str] = []
-    for wanted in ids:
-        if wanted.compatible and bound:
-            continue
-        for device in _devices(database, wanted):
-            for inf in device.value_names():
-                if not inf.lower().endswith(".inf"):
+    def _modern(self, database: Node, ids: tuple[HardwareId, ...]) -> Bindings:
+        bound: list[Binding] = []
+        staged: list[str] = []
+        for wanted in ids:
+            if wanted.compatible and bound:
+                continue
+            for device in self._devices(database, wanted):
+                for inf in device.value_names():
+                    if not inf.lower().endswith(".inf"):
+                        continue
+                    end = _follow(database, device, inf)
+                    if isinstance(end, Binding):
+                        bound.append(end)
+                    else:
+                        staged.append(end)
+        return Bindings(tuple(bound), tuple(staged))
+
+    def _devices(self, database: Node, wanted: HardwareId) -> list[Node]:
+        parent = database.below("DeviceIds" + (f"\\{wanted.enumerator}" if wanted.enumerator else ""))
+        if parent is None:
+            return []
+        names = filter(wanted.fits, self._names(parent)) if wanted.open_end else (wanted.id,)
+        return [found for name in names if (found := parent.below(name)) is not None]
+
+    def _critical(self, critical: Node, ids: tuple[HardwareId, ...]) -> Bindings:
+        bound: list[Binding] = []
+        staged: list[str] = []
+        for wanted in ids:
+            if wanted.compatible and bound:
+                continue
+            for name in self._names(critical):
+                kind, _, device = name.rpartition("#")
+                if kind.lower() != wanted.enumerator.lower() or not wanted.fits(device):
                     continue
-                end = _follow(database, device, inf)
-                if isinstance(end, Binding):
-                    bound.append(end)
+                entry = critical.below(name)
+                service = entry.text("Service") if entry is not None else None
+                if entry is None or not service:
+                    staged.append(f"{name}: names no service")
                 else:
-                    staged.append(end)
-    return Bindings(tuple(bound), tuple(staged))
-
-
-def _devices(database: Node, wanted: HardwareId) -> list[Node]:
-    branch = "DeviceIds" + (f"\\{wanted.enumerator}" if wanted.enumerator else "")
-    if not wanted.open_end:
-        exact = database.below(f"{branch}\\{wanted.id}")
-        return [exact] if exact is not None else []
-    parent = database.below(branch)
-    names = [name for name in parent.names() if wanted.fits(name)] if parent is not None else []
-    return [found for found in (database.below(f"{branch}\\{name}") for name in names) if found is not None]
+                    bound.append(Binding(hardware_id=name, service=service, place=entry.place))
+        return Bindings(tuple(bound), tuple(staged))
 
 
 def _follow(database: Node, device: Node, inf: str) -> Binding | str:
@@ -127,23 +153,3 @@ def _follow(database: Node, device: Node, inf: str) -> Binding | str:
     if configured is None or not service:
         return f"{hardware_id}: the configuration {configuration} of {active} names no service"
     return Binding(hardware_id=hardware_id, service=service, place=configured.place)
-
-
-def _critical(critical: Node, ids: tuple[HardwareId, ...]) -> Bindings:
-    bound: list[Binding] = []
-    staged: list[str] = []
-    names = tuple(critical.names())
-    for wanted in ids:
-        if wanted.compatible and bound:
-            continue
-        for name in names:
-            kind, _, device = name.rpartition("#")
-            if kind.lower() != wanted.enumerator.lower() or not wanted.fits(device):
-                continue
-            entry = critical.below(name)
-            service = entry.text("Service") if entry is not None else None
-            if entry is None or not service:
-                staged.append(f"{name}: names no service")
-            else:
-                bound.append(Binding(hardware_id=name, service=service, place=entry.place))
-    return Bindings(tuple(bound), tuple(staged))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -9,11 +10,12 @@ from diskfmt.guest.base import DamagedError
 from diskfmt.guest.fact import Fact, Known, Unknown
 from diskfmt.guest.windows.agents import Cloudbase, VmTools, cloudbase, vm_tools
 from diskfmt.guest.windows.bcd import BootStore, boot_store
+from diskfmt.guest.windows.binding import DriverIndex
 from diskfmt.guest.windows.files import Files
 from diskfmt.guest.windows.filters import Filter, filters
 from diskfmt.guest.windows.hives import BootVolume, Hives
 from diskfmt.guest.windows.reach import Dhcp, RemoteDesktop, dhcp, remote_desktop
-from diskfmt.guest.windows.registry import ControlSet, CurrentSet, Node, Registry, control_set, look
+from diskfmt.guest.windows.registry import ControlSet, CurrentSet, HiveState, Node, Registry, control_set, look
 from diskfmt.guest.windows.state import (
     Hibernation,
     PendingReboot,
@@ -42,14 +44,14 @@ _BOOT_FILES: Final = {
 class WindowsFacts:
     """A Windows as it lies on the disk.
 
-    `hives`: for each hive whether it is there. `version` is (major, minor): (6, 1) for Windows 7 and Server 2008 R2,
+    `hives`: SYSTEM and SOFTWARE. `version` is (major, minor): (6, 1) for Windows 7 and Server 2008 R2,
     (10, 0) for 10, 11 and Server 2016 and later, which `build` tells apart. `installation_type`: `Client`, `Server` …
     `buses`: from where it can boot. `bios_store`, `uefi_store`: None where the volume has no such store.
     `boot_files`: `bootmgr`, `bootmgfw`, `fallback-…` → the volume that has it, None: no volume. `san_policy`: 1 means
     that all disks come online. `utc_clock`: the hardware clock is not local time.
     """
 
-    hives: Mapping[str, Fact[bool]]
+    hives: Mapping[str, Fact[HiveState]]
     product: Fact[str]
     version: Fact[tuple[int, int]]
     build: Fact[int]
@@ -86,6 +88,10 @@ def gather(files: Files, hives: Hives, boot_volumes: Iterable[BootVolume] = ()) 
             raise DamagedError(selected.reason)
         return CurrentSet(hives.system, selected.value.name)
 
+    @cache
+    def index() -> DriverIndex:
+        return DriverIndex(current(), hives.drivers)
+
     def ask(question: Callable[[CurrentSet], Known[T]]) -> Fact[T]:
         return look(lambda: question(current()))
 
@@ -93,14 +99,7 @@ def gather(files: Files, hives: Hives, boot_volumes: Iterable[BootVolume] = ()) 
         return look(lambda: _version_text(hives.software, *names))
 
     return WindowsFacts(
-        hives=MappingProxyType(
-            {
-                registry.name: Unknown(registry.hive.reason)
-                if isinstance(registry.hive, Unknown)
-                else Known(registry.hive.value is not None, registry.hive.evidence)
-                for registry in (hives.system, hives.software)
-            }
-        ),
+        hives=MappingProxyType({registry.name: registry.state for registry in (hives.system, hives.software)}),
         product=version_text("ProductName"),
         version=look(lambda: _version(hives.software)),
         build=look(lambda: _build(hives.software)),
@@ -109,9 +108,9 @@ def gather(files: Files, hives: Hives, boot_volumes: Iterable[BootVolume] = ()) 
         architecture=ask(_architecture),
         control_set=selected,
         buses=MappingProxyType(
-            {which: ask(lambda found, which=which: bus(found, files, which)) for which in Bus}  # type: ignore[misc]
+            {which: ask(lambda found, which=which: bus(found, index(), files, which)) for which in Bus}  # type: ignore[misc]
         ),
-        network=ask(lambda found: network(found, files, hives.drivers)),
+        network=ask(lambda found: network(found, index(), files)),
         filters=ask(lambda found: filters(found, files)),
         vm_tools=ask(vm_tools),
         cloudbase=ask(lambda found: cloudbase(found, files)),

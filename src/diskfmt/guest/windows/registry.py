@@ -6,6 +6,7 @@ Source: Microsoft, Windows registry (HKLM\SYSTEM\Select, value types); names are
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -35,6 +36,11 @@ class Key(Protocol):
 
 class Hive(Protocol):
     r"""A hive. Paths have `\` between names, in any case."""
+
+    @property
+    def pending_logs(self) -> bool:
+        """Whether its two sequence numbers differ: changes may still be in its .LOG files."""
+        ...
 
     def key(self, path: str) -> Key | None:
         """The key, None where there is none."""
@@ -111,12 +117,30 @@ def node(hive: Hive, path: str, place: str) -> Node | None:
     return Node(hive, path, place, key) if key is not None else None
 
 
+class HiveState(StrEnum):
+    """Whether a hive is there. `PENDING`: changes may be in its logs; a running machine's copy is so as well."""
+
+    MISSING = "missing"
+    COMPLETE = "complete"
+    PENDING = "pending"
+
+
 @dataclass(frozen=True, slots=True)
 class Registry:
     """One hive of a guest by its name, whether it could be opened or not."""
 
     name: str
     hive: Fact[Hive | None]
+
+    @property
+    def state(self) -> Fact[HiveState]:
+        """Whether the hive is there and complete; Unknown where it cannot be read at all."""
+        if isinstance(self.hive, Unknown):
+            return self.hive
+        if self.hive.value is None:
+            return Known(HiveState.MISSING, self.hive.evidence)
+        state = HiveState.PENDING if self.hive.value.pending_logs else HiveState.COMPLETE
+        return Known(state, self.hive.evidence)
 
     @property
     def missing(self) -> bool:

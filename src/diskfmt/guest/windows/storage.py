@@ -12,9 +12,9 @@ from enum import StrEnum
 from typing import Final
 
 from diskfmt.guest.fact import Fact, Known, Unknown
-from diskfmt.guest.windows.binding import Bindings, HardwareId, find
+from diskfmt.guest.windows.binding import Bindings, DriverIndex, HardwareId
 from diskfmt.guest.windows.files import Files
-from diskfmt.guest.windows.registry import CurrentSet, Registry, look
+from diskfmt.guest.windows.registry import CurrentSet, look
 from diskfmt.guest.windows.services import DISABLED, Service, service
 
 
@@ -156,26 +156,26 @@ class NetworkDriver:
         return self.service.file.value if isinstance(self.service.file, Known) else None
 
 
-def bus(current: CurrentSet, files: Files, which: Bus) -> Known[BusDrivers]:
+def bus(current: CurrentSet, index: DriverIndex, files: Files, which: Bus) -> Known[BusDrivers]:
     """What there is for a bus. Raises GuestError."""
-    found = BusDrivers(bus=which, stages=tuple(_driver(current, files, stage) for stage in _STAGES[which]))
+    found = BusDrivers(bus=which, stages=tuple(_driver(current, index, files, stage) for stage in _STAGES[which]))
     return Known(found, found.evidence)
 
 
-def _driver(current: CurrentSet, files: Files, stage: _Stage) -> Driver:
-    bindings = look(lambda: Known(find(current, stage.ids)))
+def _driver(current: CurrentSet, index: DriverIndex, files: Files, stage: _Stage) -> Driver:
+    bindings = look(lambda: Known(index.find(stage.ids)))
     bound = bindings.value.services if isinstance(bindings, Known) else ()
     names = {name.lower(): name for name in (*bound, *stage.services)}
     services = (service(current, files, name) for name in names.values())
     return Driver(services=tuple(found for found in services if found is not None), bindings=bindings)
 
 
-def network(current: CurrentSet, files: Files, drivers: Registry) -> Known[NetworkDriver]:
+def network(current: CurrentSet, index: DriverIndex, files: Files) -> Known[NetworkDriver]:
     """What there is for the network card of virtio. Raises GuestError."""
     found = next(filter(None, (service(current, files, name) for name in _NET.services)), None)
     if found is not None:
         return Known(NetworkDriver(service=found, staged=Known(())), found.place)
-    chains = look(lambda: Known(find(current, _NET.ids, drivers)))
+    chains = look(lambda: Known(index.find(_NET.ids, at_boot=False)))
     if isinstance(chains, Unknown):
         return Known(NetworkDriver(service=None, staged=chains))
     places = tuple(binding.place for binding in chains.value.bound)
