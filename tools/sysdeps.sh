@@ -39,7 +39,12 @@ demo | test)
   ;;
 esac
 case $purpose in
-test) have strace || want="$want strace" ;;
+test)
+  have strace || want="$want strace"
+  have hivexregedit || want="$want libwin-hivex-perl"
+  have hivexsh || want="$want libhivex-bin"
+  have ntfscat || want="$want ntfs-3g"
+  ;;
 fuzz) have clang || want="$want clang" ;;
 boot)
   have qemu-system-x86_64 || want="$want qemu-system-x86"
