@@ -55,7 +55,7 @@ FORMAT: Final = Format(
     aliases=("vpc",),
     subformats=("dynamic", "fixed", "differencing"),
     options={
-        "block_size": "bytes per block of a dynamic disk, a power of two from 512K to 256M (default 2M)",
+        "block_size": "bytes per block, a power of two from 512K to 256M (default 2M)",
         "creator": "creator application, four characters (default 'win ')",
         "timestamp": "time of creation in seconds since 1970 (default SOURCE_DATE_EPOCH, or the year 2000)",
         "uuid": "unique id (default: derived from the content)",

@@ -245,9 +245,9 @@ def _runs(dynamic: DynamicHeader, index: U64, data: U64, bits: Bytes, clear: Kin
 
 
 def bit_runs(bits: Bytes) -> tuple[npt.NDArray[np.int64], U64, U64, Mask]:
-    """Runs of equal bits: which row of `bits` (k, bytes per block), where in its block, how long (bytes), and whether set.
+    """Runs of equal bits of blocks, shape of `bits`: (k, bytes per block); no run reaches over the end of a block.
 
-    No run reaches over the end of a block.
+    Returns for each run: its block (index into `bits`), where in the block it starts, its length, whether it is set.
     """
     flat = np.unpackbits(bits, axis=1).reshape(-1)
     sectors = 8 * bits.shape[1]

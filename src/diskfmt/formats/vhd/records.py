@@ -93,7 +93,9 @@ _DYNAMIC: Final = Struct(
 )
 _DYNAMIC_CHECKSUM_AT: Final = 36
 PARENT_NAME_AT: Final = 64
+PARENT_NAME_SIZE: Final = 512
 LOCATORS_AT: Final = 576
+LOCATORS_SIZE: Final = 192
 
 _LOCATOR: Final = Struct(
     "platform" / Bytes(4),
