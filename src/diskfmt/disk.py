@@ -120,8 +120,8 @@ class Disk:
         Raises:
             CorruptError: what the format's map says, OUT_OF_FILE, SHARED_CLUSTERS.
             LimitError: LIMIT_EXPANSION.
-            RefusedError: EXTERNAL_REFERENCE, a piece was not opened; or a finding of severity ERROR, of a header or that
-                an image below is not the one that the image above was made for.
+            RefusedError: EXTERNAL_REFERENCE, a piece was not opened; or a finding of severity ERROR: of a header, or
+                that an image below is not the one that the image above was made for.
             InternalError: the format's map has a gap or an unknown kind.
 
         """

@@ -119,7 +119,6 @@ def test_places_become_entries_of_the_table_and_blocks_stay_whole() -> None:
         2 * MIB, 2048, 4096, 512, 0xFF)  # fmt: skip
     assert numbers.fingerprint
     assert not numbers.fixed
-    assert place.data_name is None
     pieces, end = place.add(0, np.array([4096, 0], np.uint64), np.array([2 * MIB, 0], np.uint64), 4096 + 2 * MIB)
     assert (tuple(pieces), end) == ((), 4096 + 2 * MIB)
     at = 4096 + 2 * MIB + 4096

@@ -63,14 +63,17 @@ def _doubts(header: Vhd, found: BatMap) -> Iterator[Finding]:
     at, size = header_at(header), _size(header)
     if found.version > BAT_MAP_VERSION:
         yield finding(
-            WARNING, Reason.BAD_VALUE, at + 20, f"XenServer's bat map has the unknown version {found.version:#010x}"
+            WARNING,
+            Reason.BAD_VALUE,
+            at + 20,
+            f"the bat map of XenServer has the unknown version {found.version:#010x}",
         )
     elif found.sectors * SECTOR < size:
         yield finding(
             WARNING,
             Reason.BAD_VALUE,
             at + 16,
-            f"XenServer's bat map has {found.sectors} sectors, the disk needs {size // SECTOR}",
+            f"the bat map of XenServer has {found.sectors} sectors, the disk needs {size // SECTOR}",
             _REMEDY,
         )
     elif found.offset + found.sectors * SECTOR > header.data_end:
@@ -78,6 +81,6 @@ def _doubts(header: Vhd, found: BatMap) -> Iterator[Finding]:
             WARNING,
             Reason.OUT_OF_FILE,
             at + 8,
-            f"XenServer's bat map at {found.offset:#x} lies outside the file",
+            f"the bat map of XenServer at {found.offset:#x} lies outside the file",
             COPY_AGAIN,
         )

@@ -107,8 +107,8 @@ def _bat_map_finding(header: Vhd, bat_map: BatMap, block: int, count: int) -> Fi
         severity=Severity.WARNING,
         offset=bat_map.offset + block // 8,
         guest_offset=block * dynamic.block_size,
-        message=f"XenServer's bat map says of {count} blocks that all their sectors are stored, their bitmaps do not: "
-        "the bitmaps count, but tapdisk believes the map",
+        message=f"the bat map of XenServer says of {count} blocks that all their sectors are stored, their bitmaps do "
+        "not: the bitmaps count, but tapdisk believes the map",
         remedy="compare with the disk that the guest saw",
     )
 

@@ -49,7 +49,7 @@ def footer_findings(chosen: Copy) -> Iterator[Finding]:
             NOTE,
             Reason.BAD_VALUE,
             at + 85,
-            "XenServer marked the disk as hidden: others are built on it, no machine uses it directly",
+            "marked as hidden by XenServer: other disks are built on it, no machine uses it directly",
             "give the disk that the machine uses",
         )
     if any(footer.reserved):

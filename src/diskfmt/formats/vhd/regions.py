@@ -52,7 +52,7 @@ def _structures(file: SourceFile, header: Vhd) -> Iterator[tuple[str, int, int]]
         return
     yield "header", 0, FOOTER_SIZE
     yield "header", at, at + DYNAMIC_SIZE
-    yield "table", dynamic.table_offset, dynamic.table_offset + 4 * dynamic.max_entries
+    yield "table", dynamic.table_offset, header_at(header)
     for locator in parse_locators(dynamic.locators):
         yield "table", locator.offset, locator.offset + max(locator.length, locator.room)
     bat_map = find_bat_map(file, header)
