@@ -184,6 +184,14 @@ def test_options_reach_the_footer() -> None:
     assert made[68:84].hex() == identity.replace("-", "")
 
 
+@pytest.mark.parametrize(
+    ("creator", "version"), [("win", 0x000A0000), ("qem2", 0x000A0000), ("CTXS", 0x000A0000), ("tap", 0x00010001)]
+)
+def test_version_of_tapdisk_is_one_that_needs_no_bat_map(creator: str, version: int) -> None:
+    # XenServer's libvhd looks for a bat map in every image of tapdisk 1.2 and later, and fails without.
+    assert footer_of(request(MIB, "fixed", creator=creator))[32:36] == struct.pack(">I", version)
+
+
 @pytest.mark.parametrize(("epoch", "expected"), [("946684801", 1), ("0", 0), ("", 0)])
 def test_source_date_epoch_is_the_time_stamp(monkeypatch: pytest.MonkeyPatch, epoch: str, expected: int) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)

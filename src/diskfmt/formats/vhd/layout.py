@@ -34,6 +34,7 @@ from diskfmt.formats.vhd.records import (
     MAX_VIRTUAL_SIZE,
     NO_OFFSET,
     SIZE_CREATORS,
+    TAPDISK_WITHOUT_MAP,
     UNUSED,
     USUAL_MIN_BLOCK,
     DynamicHeader,
@@ -105,11 +106,12 @@ def _block_size(text: str) -> int:
 def _footer(size: int, options: dict[str, str]) -> Footer:
     """The footer for a disk of `size` bytes, with a unique id of zeros unless an option gives one."""
     cylinders, heads, sectors = geometry(size)
+    creator = _creator(options.pop("creator", None))
     footer = Footer(
         data_offset=NO_OFFSET,
         timestamp=_timestamp(options.pop("timestamp", None)),
-        creator=_creator(options.pop("creator", None)),
-        creator_version=CREATOR_VERSION,
+        creator=creator,
+        creator_version=TAPDISK_WITHOUT_MAP if creator.startswith(b"tap") else CREATOR_VERSION,
         creator_os=CREATOR_OS,
         original_size=size,
         current_size=size,

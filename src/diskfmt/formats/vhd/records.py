@@ -49,7 +49,8 @@ not by every reader."""
 
 # Versions of tapdisk that go their own way; see `docs/formats/vhd.md`, "XenServer".
 OLD_TAPDISK: Final = 0x00000001  # 0.1: sector bitmaps of little-endian words, UTF-16 in the byte order of the machine
-_HIDES_WITHOUT_CHECKSUM: Final = (OLD_TAPDISK, 0x00010001)
+TAPDISK_WITHOUT_MAP: Final = 0x00010001  # 1.1: the last that may lack a bat map; later ones cannot be read without
+_HIDES_WITHOUT_CHECKSUM: Final = (OLD_TAPDISK, TAPDISK_WITHOUT_MAP)
 
 EPOCH: Final = 946684800  # 2000-01-01T00:00:00Z in seconds since 1970: time stamps count from here
 
