@@ -13,7 +13,7 @@ from oracles.readers import seven_zip_name
 EPOCH = 946684800
 
 _READ = """
-import sys, pyvhdi
+import os, sys, pyvhdi
 files = []
 for path in sys.argv[1:]:
     files.append(pyvhdi.file())
@@ -21,9 +21,10 @@ for path in sys.argv[1:]:
 for child, parent in zip(files, files[1:]):
     child.set_parent(parent)
 size = files[0].get_media_size()
-for at in range(0, size, 1 << 20):
+step = int(os.environ["STEP"])
+for at in range(0, size, step):
     files[0].seek_offset(at, 0)
-    sys.stdout.buffer.write(files[0].read_buffer(min(1 << 20, size - at)))
+    sys.stdout.buffer.write(files[0].read_buffer(min(step, size - at)))
 """
 
 Blocks = Mapping[int, tuple[bytes, bytes]]
@@ -88,9 +89,18 @@ def seven_zip(top: Path) -> bytes:
     return path.read_bytes()
 
 
-def libvhdi(paths: Sequence[Path | str]) -> bytes:
-    """The disk that libvhdi reads of a chain, the top first; skips where libvhdi is missing."""
+def libvhdi(paths: Sequence[Path | str], *, step: int = 65536) -> bytes:
+    """The disk that libvhdi reads of a chain, the top first, in steps of so many bytes; skips where it is missing.
+
+    It errs on bitmaps whose runs do not start and end with a byte, and where a step goes over from block to block.
+    """
     pytest.importorskip("pyvhdi")
-    done = subprocess.run([sys.executable, "-c", _READ, *map(str, paths)], capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _READ, *map(str, paths)],
+        env=os.environ | {"STEP": str(step)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
