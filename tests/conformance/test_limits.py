@@ -164,6 +164,7 @@ def memory_of(job: str, *words: object) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.unsanitized
 @pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer takes terabytes of addresses")
 def test_64_tib_need_little_memory(huge, tmp_path):
     job = "diskfmt.convert(sys.argv[1], sys.argv[2], format='qcow2', threads=2, sync=False, verify=True)"
