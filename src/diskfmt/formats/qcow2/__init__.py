@@ -38,6 +38,12 @@ def _layout(request: Request) -> Output:
     return layout(request)
 
 
+def _snapshot(image: Image, source: SourceFile, name: str) -> Image:
+    from diskfmt.formats.qcow2.header import at_snapshot
+
+    return at_snapshot(image, source, name)
+
+
 def _regions(image: Image, files: Sequence[SourceFile]) -> Iterator[Regions]:
     from diskfmt.formats.qcow2.regions import regions
 
@@ -57,4 +63,5 @@ FORMAT: Final = Format(
     check=_check,
     layout=_layout,
     regions=_regions,
+    snapshot=_snapshot,
 )
