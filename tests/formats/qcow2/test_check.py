@@ -10,8 +10,7 @@ from builders import qcow2 as build
 
 from diskfmt.errors import Finding, Reason, Severity
 from diskfmt.formats.base import Statistics
-from diskfmt.formats.qcow2 import FORMAT
-from diskfmt.formats.qcow2 import parts, refcounts
+from diskfmt.formats.qcow2 import FORMAT, parts, refcounts
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20

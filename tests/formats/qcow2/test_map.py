@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from diskfmt import engine
 from diskfmt.errors import CorruptError, LimitError, Reason, RefusedError
 from diskfmt.extents import ROW, Codec, Kind, Rows, merge, require_normal
-from diskfmt.formats.qcow2 import map as mapping, tables
+from diskfmt.formats.qcow2 import map as mapping
+from diskfmt.formats.qcow2 import tables
 from diskfmt.formats.qcow2.header import open_image
 from diskfmt.formats.qcow2.map import extents
 from diskfmt.stores.source import SourceFile
