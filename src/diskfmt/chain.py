@@ -111,8 +111,12 @@ def open_chain(stack: ExitStack, path: str, *, wanted: str | None, snapshot: str
         above = layers[-1]
         layers[-1] = replace(above, missing=without_below(above.missing))
         if above.format.judge_below is not None:
-            about = above.format.judge_below(above.image, below.image, below.files[0].identity)
-            findings += about_layer(about, layers)
+            judged = above.format.judge_below(above.image, below.image, below.files[0].identity)
+            about = tuple(about_layer(judged, layers))
+            findings += about
+            # What keeps the image from being read belongs to it: no byte is read past it.
+            image = replace(above.image, findings=(*above.image.findings, *about))
+            layers[-1] = replace(layers[-1], image=image)
         layers.append(below)
         findings += about_layer(below.image.findings, layers)
     if sum(len(layer.files) for layer in layers) > MAX_FILES:

@@ -51,9 +51,9 @@ def test_short_piece_is_a_finding(open_bytes):
     assert [(finding.reason, finding.severity) for finding in found] == [(Reason.TRUNCATED, Severity.ERROR)]
 
 
-def test_disk_that_is_not_read_ends_with_statistics(open_bytes):
+def test_disk_without_its_piece_ends_with_statistics(open_bytes):
     found, statistics = run(open_bytes(vmdk.text("vmfs", ('RW 128 VMFS "d-flat.vmdk"',))))
-    assert found == []
+    assert [finding.reason for finding in found] == [Reason.EXTERNAL_REFERENCE]
     assert statistics.encoded_units == 0
 
 

@@ -110,7 +110,7 @@ def _without_footer(source: SourceFile, header: SparseHeader, used: int) -> tupl
     contradicting = []
     if len(footer) == SECTOR and footer[:4] == MAGIC:
         contradicting = _compare(replace(header, gd_offset=counts.gd_offset), read_header(footer), found.end + SECTOR)
-    return counts, found.start - SECTOR, [*contradicting, lost]
+    return counts, found.end, [*contradicting, lost]
 
 
 def _padding(length: int, at: int) -> Finding:

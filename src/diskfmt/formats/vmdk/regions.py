@@ -55,7 +55,9 @@ def _of_file(shape: Shape, file: SourceFile, file_id: int, *, below: bool) -> It
         if len(frames):
             size = np.full(len(frames), MARKER_GRAIN, np.uint64)
             yield Regions(kind="table", offsets=frames - size, lengths=size, file_id=file_id)
-    if shape.grains_end < file.size:  # behind the grains: the marker of the directory …, footer, end marker
+    if shape.grains_start < shape.directory:  # behind the grains: with a marker
+        yield _one("table", shape.directory - SECTOR, SECTOR, file_id)
+    if shape.grains_end < file.size:  # footer and end marker
         yield _one("header", shape.grains_end, file.size - shape.grains_end, file_id)
 
 
@@ -64,7 +66,7 @@ def _of_tables(shape: Shape, tables: U64, file_id: int) -> Iterator[Regions]:
     if not len(tables):
         return
     before = np.uint64(0)
-    if shape.compressed and shape.directory > int(tables.max()):  # tables behind the grains have markers
+    if shape.compressed and shape.grains_start < shape.directory:  # tables behind their grains have markers
         before = np.uint64(SECTOR)
     lengths = np.full(len(tables), shape.table_size, np.uint64) + before
     yield Regions(kind="table", offsets=tables - before, lengths=lengths, file_id=file_id)
