@@ -18,7 +18,8 @@ from diskfmt.errors import InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import ROW, Kind
 from diskfmt.formats.base import Layout, Piece, Request, Statistics
 from diskfmt.formats.qcow2 import FORMAT
-from diskfmt.formats.qcow2.layout import ReferenceCounts, layout as output_of
+from diskfmt.formats.qcow2.layout import ReferenceCounts
+from diskfmt.formats.qcow2.layout import layout as output_of
 from diskfmt.kinds import Codec
 from diskfmt.stores.source import SourceFile
 

@@ -13,7 +13,7 @@ from oracles.readers import ORACLES, missing
 from diskfmt.engine import Copier
 from diskfmt.errors import UsageError
 from diskfmt.extents import ROW, Kind, chunks
-from diskfmt.formats.base import Layout, Finale, Request
+from diskfmt.formats.base import Finale, Layout, Request
 from diskfmt.formats.vhd.check import check
 from diskfmt.formats.vhd.header import open_image
 from diskfmt.formats.vhd.layout import layout as output_of
