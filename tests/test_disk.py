@@ -56,11 +56,6 @@ def test_file_view_reads_and_seeks_like_a_file(raw):
             file.seek(-1)
 
 
-def test_follow_takes_known_words_only(raw):
-    with pytest.raises(UsageError):
-        diskfmt.open_disk(raw[0], format="raw", follow="everything")
-
-
 def rows_of(*fields):
     rows = np.zeros(len(fields), ROW)
     for row, values in zip(rows, fields, strict=True):

@@ -8,7 +8,21 @@ from builders.reference_engine import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diskfmt.extents import ROW, Codec, Kind, Rows, chunks, clip, from_units, merge, require_normal
+from diskfmt.extents import (
+    ROW,
+    Codec,
+    Kind,
+    Rows,
+    chunks,
+    clip,
+    from_units,
+    keep,
+    merge,
+    overlay,
+    require_normal,
+    shift,
+    split,
+)
 
 # What one guest byte is: its kind, file, host place; for a frame the frame and the place in it.
 Byte = tuple[int, ...]
@@ -262,3 +276,53 @@ def test_chunks_of_a_huge_row_are_cut_without_looking_at_its_units() -> None:
     parts = list(chunks([rows], unit=65536, max_units=1 << 18))
     assert len(parts) == 2**46 // (65536 << 18)
     assert all(len(part) == 1 for part in parts)
+
+
+@st.composite
+def two_tables(draw: st.DrawFn) -> tuple[list[Rows], list[Rows]]:
+    """Two tables over the same guest range, each in windows."""
+    top, below = draw(tables()), draw(tables())
+    below["guest_off"] -= np.uint64(start_of(below))
+    top["guest_off"] -= np.uint64(start_of(top))
+    size = min(end_of(top), end_of(below))
+    below["depth"] = 1
+    return [windows_of(draw, clip(table, 0, size)) for table in (top, below)]  # type: ignore[return-value]
+
+
+def windows_of(draw: st.DrawFn, rows: Rows) -> list[Rows]:
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(rows) - 1)), max_size=3)))
+    return [part for part in np.split(merge(rows), [cut for cut in cuts if cut < len(merge(rows))]) if len(part)]
+
+
+@given(two_tables())
+def test_overlay_fills_holes_from_below_and_nothing_else(pair: tuple[list[Rows], list[Rows]]) -> None:
+    top, below = pair
+    found = np.concatenate(list(overlay(top, below)))
+    upper, lower = (meaning(np.concatenate(windows)) for windows in (top, below))
+    hole = (int(Kind.HOLE),)
+    assert meaning(found) == [under if over == hole else over for over, under in zip(upper, lower, strict=True)]
+    assert start_of(found) == start_of(top[0])
+    depths = np.repeat(found["depth"], found["length"].astype(np.int64)).tolist()
+    assert depths == [1 if over == hole else 0 for over in upper]
+
+
+@given(tables(), st.data())
+def test_split_and_keep_change_no_byte_that_they_keep(rows: Rows, data: st.DataObject) -> None:
+    start, end = start_of(rows), end_of(rows)
+    places = st.integers(start, end - 1)
+    cuts = np.unique(np.concatenate((rows["guest_off"], np.array(sorted(data.draw(st.sets(places))), np.uint64))))
+    parts = split(rows, cuts)
+    assert parts["guest_off"].tolist() == cuts.tolist()
+    assert meaning(parts) == meaning(rows)
+    marks = sorted(data.draw(st.sets(st.integers(start - min(start, 5), end + 5), max_size=6)))
+    pairs = list(zip(marks[0::2], marks[1::2], strict=False))
+    kept = keep(rows, *(np.array([pair[i] for pair in pairs], np.uint64) for i in (0, 1)))
+    inside = [any(first <= at < last for first, last in pairs) for at in range(start, end)]
+    hole = (int(Kind.HOLE),)
+    assert meaning(kept) == [byte if yes else hole for byte, yes in zip(meaning(rows), inside, strict=True)]
+
+
+def test_shift_counts_from_the_start_of_a_part() -> None:
+    rows = table(Run(guest_off=64, length=8, kind=Kind.ZERO), Run(guest_off=72, length=8, kind=Kind.HOLE))
+    assert shift(rows, 64)["guest_off"].tolist() == [0, 8]
+    assert shift(rows, 0) is rows

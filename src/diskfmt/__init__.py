@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from diskfmt._version import __version__
 
 if TYPE_CHECKING:
-    from diskfmt.api import check, compare, convert, digest, inspect, inspect_chain, map_rows, measure, open_disk
+    from diskfmt.api import (
+        check,
+        compare,
+        convert,
+        digest,
+        inspect,
+        inspect_chain,
+        map_rows,
+        measure,
+        open_disk,
+        regions,
+    )
     from diskfmt.clearance import Clearance
     from diskfmt.conversion.progress import Progress
     from diskfmt.disk import Disk
@@ -30,7 +41,7 @@ if TYPE_CHECKING:
         Severity,
         UsageError,
     )
-    from diskfmt.results import CheckReport, Comparison, ConversionResult, ImageInfo, MapRow, Measurement
+    from diskfmt.results import CheckReport, Comparison, ConversionResult, ImageInfo, MapRow, Measurement, Region
 
 _HOME = {
     "diskfmt.api": (
@@ -43,6 +54,7 @@ _HOME = {
         "map_rows",
         "measure",
         "open_disk",
+        "regions",
     ),
     "diskfmt.clearance": ("Clearance",),
     "diskfmt.conversion.progress": ("Progress",),
@@ -68,6 +80,7 @@ _HOME = {
         "ImageInfo",
         "MapRow",
         "Measurement",
+        "Region",
     ),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
@@ -92,6 +105,7 @@ __all__ = [
     "Progress",
     "Reason",
     "RefusedError",
+    "Region",
     "Severity",
     "UsageError",
     "__version__",
@@ -104,6 +118,7 @@ __all__ = [
     "map_rows",
     "measure",
     "open_disk",
+    "regions",
 ]
 
 

@@ -20,6 +20,7 @@ from diskfmt.conversion.progress import Progress
 from diskfmt.disk import Disk
 from diskfmt.disk import open_disk as _open_disk
 from diskfmt.errors import Finding, Reason, Severity, UsageError
+from diskfmt.formats.base import Below
 from diskfmt.results import (
     CheckReport,
     Comparison,
@@ -27,6 +28,7 @@ from diskfmt.results import (
     ImageInfo,
     MapRow,
     Measurement,
+    Region,
 )
 
 Path = str | os.PathLike[str]
@@ -150,6 +152,26 @@ def _drawn_rows(disk: Disk) -> Iterator[MapRow]:
                 )
 
 
+def regions(
+    path: Path,
+    *,
+    format: str | None = None,
+    follow: str | None = None,
+    below_format: str | None = None,
+    snapshot: str | None = None,
+) -> Iterator[Region]:
+    """What each byte of the image's own files is for: regions without gap, file by file, from first to last byte.
+
+    Raises:
+        DiskfmtError: while iterating too.
+
+    """
+    from diskfmt.tiling import tile
+
+    with open_disk(path, format=format, follow=follow, below_format=below_format, snapshot=snapshot) as disk:
+        yield from tile(disk)
+
+
 def check(
     path: Path,
     *,
@@ -247,27 +269,37 @@ def measure(
     source_format: str | None = None,
     options: Mapping[str, str] | None = None,
     compress: str | None = None,
+    exact: bool = False,
     follow: str | None = None,
     below_format: str | None = None,
     snapshot: str | None = None,
 ) -> Measurement:
-    """How large a conversion's output will be, exactly: everything is done but the writing.
+    """How large a conversion's output will be.
+
+    Plain outputs are measured exactly: everything is done but the writing. Of a large compressed output a sample is
+    compressed, unless `exact`: the result then has an `error_bound`, at most 3 % of the data.
 
     Raises:
         DiskfmtError: as `convert`.
 
     """
+    from diskfmt.conversion.estimate import estimate
     from diskfmt.conversion.plan import make_plan
     from diskfmt.conversion.run import measure as measure_plan
     from diskfmt.conversion.target import parse_target
+    from diskfmt.kinds import Codec
 
     target = parse_target(format, subformat=subformat, options=options, compress=compress)
     with open_disk(path, format=source_format, follow=follow, below_format=below_format, snapshot=snapshot) as disk:
         plan = make_plan(disk.size, target, "disk")
-        return Measurement(
-            required=measure_plan(disk, plan, threads=_threads(None)),
-            fully_allocated=sum(part.layout.full_size for part in plan.new_output().parts),
-        )
+        parts = plan.new_output().parts
+        full = sum(part.layout.full_size for part in parts)
+        guess = None
+        if not exact and len(parts) == 1 and parts[0].layout.placement.codec is not Codec.NONE:
+            guess = estimate(disk, parts[0], threads=_threads(None))
+        if guess is not None:
+            return Measurement(required=guess.size, fully_allocated=full, error_bound=guess.bound)
+        return Measurement(required=measure_plan(disk, plan, threads=_threads(None)), fully_allocated=full)
 
 
 def convert(
@@ -284,6 +316,8 @@ def convert(
     sync: bool = True,
     threads: int | None = None,
     waive: Sequence[str] = (),
+    below: Path | None = None,
+    recompress: bool = False,
     follow: str | None = None,
     below_format: str | None = None,
     snapshot: str | None = None,
@@ -293,16 +327,19 @@ def convert(
     """Convert `source` into a new file `target`; when this returns, the right bytes are durable under that name.
 
     `format`: `raw`, `qcow2`, `vhd` or `vmdk`, or with its subformat `vmdk:streamOptimized`. `compress`: `zlib` or
-    `zstd`, or with a level `zstd:7`. `verify` reads the output back and compares digests. `force` replaces an existing
-    file. `sync` False leaves durability to the system. `waive` names reasons that are not to block. `clearance` takes
-    the place of the gate's own assessment. `progress` is called about 20 times a second; an exception from it stops
-    the conversion.
+    `zstd`, or with a level `zstd:7`; `recompress` makes frames anew that the source has in the same form. `verify`
+    reads the output back and compares digests. `force` replaces an existing file. `sync` False leaves durability to the
+    system. `waive` names reasons that are not to block. `below` names an image that the output records as its backing
+    file or parent and leaves out what it shares with; a relative name is looked for beside the target. `clearance`
+    takes the place of the gate's own assessment. `progress` is called about 20 times a second; an exception from it
+    stops the conversion.
 
     Raises:
         NotReadyError: the gate found a blocker.
         DiskfmtError: anything else; no file of the target's name is left or touched.
 
     """
+    from diskfmt.conversion.inherit import inheritance
     from diskfmt.conversion.plan import make_plan
     from diskfmt.conversion.run import run
     from diskfmt.conversion.target import parse_target
@@ -311,12 +348,22 @@ def convert(
     path = os.fspath(target)
     count = _threads(threads)
     opened = open_disk(source, format=source_format, follow=follow, below_format=below_format, snapshot=snapshot)
-    with opened as disk, disk.hold():
+    with ExitStack() as stack:
+        disk = stack.enter_context(opened)
+        stack.enter_context(disk.hold())
         started = time.monotonic()
         if clearance is None:
             clearance = _clear(disk, waive, progress)
         assessed = time.monotonic() - started
-        plan = make_plan(disk.size, wanted, os.path.basename(path))
+        base = None if below is None else _open_below(stack, os.fspath(below), path, follow)
+        plan = make_plan(
+            disk.size,
+            wanted,
+            os.path.basename(path),
+            below=None if base is None else _recorded(base, os.fspath(below or "")),
+            shared=None if base is None else inheritance(disk, base),
+            recompress=recompress,
+        )
         outcome = run(disk, plan, clearance, path, threads=count, verify=verify, sync=sync, force=force, watch=progress)
         return ConversionResult(
             source=disk.path,
@@ -334,6 +381,19 @@ def convert(
             ungated=clearance.ungated_reason,
             seconds={"check": assessed, **outcome.seconds},
         )
+
+
+def _open_below(stack: ExitStack, name: str, target: str, follow: str | None) -> Disk:
+    """The image that an output is to be a difference to; its name means what it will mean to readers of the output."""
+    path = os.path.join(os.path.dirname(target), name)
+    disk = stack.enter_context(open_disk(path, follow=follow))
+    stack.enter_context(disk.hold())
+    return disk
+
+
+def _recorded(below: Disk, name: str) -> Below:
+    mtime = below.files[0].identity.mtime_ns // 1_000_000_000
+    return Below(name=name, format=below.format.name, image=below.image, mtime=mtime)
 
 
 def _clear(disk: Disk, waive: Sequence[str], progress: Watcher | None) -> Clearance:

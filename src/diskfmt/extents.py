@@ -26,11 +26,13 @@ __all__ = [
     "chunks",
     "clip",
     "from_units",
+    "keep",
     "merge",
     "outline",
     "overlay",
     "require_normal",
     "shift",
+    "split",
 ]
 
 Rows = npt.NDArray[np.void]
@@ -139,11 +141,11 @@ def _combine(over: Rows, under: Rows) -> Rows:
     if not (over["kind"] == Kind.HOLE).any():
         return over
     starts = np.union1d(over["guest_off"], under["guest_off"])
-    above, beneath = _split(over, starts), _split(under, starts)
+    above, beneath = split(over, starts), split(under, starts)
     return merge(np.where(above["kind"] == Kind.HOLE, beneath, above))
 
 
-def _split(rows: Rows, starts: U64) -> Rows:
+def split(rows: Rows, starts: U64) -> Rows:
     """The same bytes with a row from each of `starts` to the next; they hold all starts of the rows."""
     end = rows[-1]["guest_off"] + rows[-1]["length"]
     part = rows.take(np.searchsorted(rows["guest_off"], starts, side="right") - 1)
@@ -154,6 +156,21 @@ def _split(rows: Rows, starts: U64) -> Rows:
     part["host_len"] = np.where(part["kind"] == Kind.DATA, part["length"], part["host_len"])
     part["frame_skip"] += np.where(part["kind"] == Kind.ENCODED, skip, np.uint64(0)).astype(np.uint32)
     return part
+
+
+def keep(rows: Rows, starts: U64, ends: U64) -> Rows:
+    """The rows inside of intervals, HOLE elsewhere.
+
+    Shapes: `starts`, `ends` (n,): guest offsets of ascending intervals that do not overlap.
+    """
+    begin, end = rows["guest_off"][0], rows["guest_off"][-1] + rows["length"][-1]
+    bounds = np.concatenate((rows["guest_off"], starts, ends))
+    parts = split(rows, np.unique(bounds[(bounds >= begin) & (bounds < end)]))
+    index = np.searchsorted(starts, parts["guest_off"], side="right").astype(np.intp) - 1
+    kept = (index >= 0) & (parts["guest_off"] < np.append(ends, np.uint64(0))[index])
+    holes = np.zeros(len(parts), ROW)
+    holes["guest_off"], holes["length"], holes["kind"] = parts["guest_off"], parts["length"], Kind.HOLE
+    return merge(np.where(kept, parts, holes))
 
 
 def _cut_head(row: Any, count: int) -> None:
@@ -262,13 +279,14 @@ def require_normal(rows: Rows, start: int, stop: int, file_sizes: Iterable[int])
         raise ValueError("neighbours are not merged")
 
 
-def chunks(windows: Iterable[Rows], *, unit: int, max_units: int) -> Iterator[Rows]:
+def chunks(windows: Iterable[Rows], *, unit: int, max_units: int, zeroes: bool = False) -> Iterator[Rows]:
     """Cut a stream of windows into tables of whole units, leaving out units that no file stores.
 
     Yields tables in normal form that start and end on multiples of `unit` (the very last may end inside its
     unit), hold at least one DATA or ENCODED row and span at most `max_units` units. Memory is one window and
-    what belongs to one unit.
+    what belongs to one unit. `zeroes`: units with a ZERO row are not left out either.
     """
+    last_kind = Kind.ZERO if zeroes else Kind.ENCODED
     pending = np.zeros(0, ROW)
     for window in windows:
         pending = merge(np.concatenate((pending, window))) if len(pending) else window
@@ -277,25 +295,25 @@ def chunks(windows: Iterable[Rows], *, unit: int, max_units: int) -> Iterator[Ro
         end = int(pending[-1]["guest_off"]) + int(pending[-1]["length"])
         cut = end // unit * unit
         if cut > int(pending[0]["guest_off"]):
-            yield from _stored_spans(clip(pending, 0, cut), unit, max_units)
+            yield from _wanted_spans(clip(pending, 0, cut), last_kind, unit, max_units)
             pending = clip(pending, cut, end)
-    yield from _stored_spans(pending, unit, max_units)
+    yield from _wanted_spans(pending, last_kind, unit, max_units)
 
 
-def _stored_spans(rows: Rows, unit: int, max_units: int) -> Iterator[Rows]:
-    """Tables of at most `max_units` units that cover the stored rows of a table."""
-    stored = rows[rows["kind"] <= Kind.ENCODED]
-    if not len(stored):
+def _wanted_spans(rows: Rows, last_kind: Kind, unit: int, max_units: int) -> Iterator[Rows]:
+    """Tables of at most `max_units` units that cover the rows of a table whose kind is not above `last_kind`."""
+    wanted = rows[rows["kind"] <= last_kind]
+    if not len(wanted):
         return
     end = int(rows[-1]["guest_off"]) + int(rows[-1]["length"])
-    first = stored["guest_off"] // np.uint64(unit)
-    last = (stored["guest_off"] + stored["length"] - np.uint64(1)) // np.uint64(unit)
+    first = wanted["guest_off"] // np.uint64(unit)
+    last = (wanted["guest_off"] + wanted["length"] - np.uint64(1)) // np.uint64(unit)
     at = int(first[0])
     index = 0
-    while index < len(stored):
+    while index < len(wanted):
         at = max(at, int(first[index]))
         limit = at + max_units
-        # The last stored row that starts before the limit decides how far this span reaches.
+        # The last wanted row that starts before the limit decides how far this span reaches.
         index = int(np.searchsorted(first, np.uint64(limit), side="left"))
         stop = min(limit, int(last[index - 1]) + 1)
         yield clip(rows, at * unit, min(stop * unit, end))

@@ -91,6 +91,7 @@ def _info(parser: argparse.ArgumentParser) -> None:
 
 def _map(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
+    parser.add_argument("--regions", action="store_true", help="what each byte of the file is for, from first to last")
     _references(parser)
     parser.add_argument("image", metavar="IMAGE")
 
@@ -107,6 +108,15 @@ def _convert(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
     _target(parser)
     _references(parser)
+    parser.add_argument(
+        "-B",
+        dest="below",
+        metavar="PARENT",
+        help="write a difference to this image, which TARGET then records (relative: beside TARGET)",
+    )
+    parser.add_argument(
+        "--recompress", action="store_true", help="make compressed data anew where that of SOURCE could be kept"
+    )
     parser.add_argument("--verify", action="store_true", help="read the output back and compare digests")
     parser.add_argument("--force", action="store_true", help="replace an existing TARGET")
     parser.add_argument("--threads", type=_count, metavar="N", help="worker threads (default: one a core, at most 8)")
@@ -140,6 +150,7 @@ def _measure(parser: argparse.ArgumentParser) -> None:
     _source_format(parser)
     _target(parser)
     _references(parser)
+    parser.add_argument("--exact", action="store_true", help="compress everything, not a sample")
     parser.add_argument("image", metavar="IMAGE")
 
 

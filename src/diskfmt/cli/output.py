@@ -7,7 +7,7 @@ from diskfmt.cli.failure import places, safe, shown_path
 from diskfmt.errors import Finding, Severity
 from diskfmt.escape import escape, mask_credentials
 from diskfmt.formats.base import Reference, Statistics
-from diskfmt.results import CheckReport, Comparison, ConversionResult, ImageInfo, MapRow
+from diskfmt.results import CheckReport, Comparison, ConversionResult, ImageInfo, MapRow, Region
 from diskfmt.units import format_size
 
 Paint = Callable[[Severity], str]
@@ -121,6 +121,14 @@ def map_lines(rows: Iterable[MapRow]) -> Iterator[str]:
     for row in rows:
         file = shown_path(row.filename) if row.filename is not None else ""
         yield _MAP_LINE.format(f"{row.start:#x}", f"{row.length:#x}", mapped_text(row), file).rstrip()
+
+
+def region_lines(regions: Iterable[Region]) -> Iterator[str]:
+    """A table of what the bytes of files are for."""
+    yield _MAP_LINE.format("Offset", "Length", "Kind", "File")
+    for region in regions:
+        row = (f"{region.start:#x}", f"{region.length:#x}", region.kind, shown_path(region.filename))
+        yield _MAP_LINE.format(*row)
 
 
 def mapped_text(row: MapRow) -> str:

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from diskfmt import engine, extents
 from diskfmt.clearance import Clearance
+from diskfmt.conversion.inherit import Inheritance, own_rows
 from diskfmt.conversion.plan import Plan
 from diskfmt.conversion.progress import Progress, Watcher, supervised
 from diskfmt.conversion.verify import verify_output
@@ -69,6 +70,7 @@ def run(
                 disk,
                 output,
                 targets,
+                shared=plan.shared,
                 threads=threads,
                 write_behind=sync,
                 tell=lambda done: tell(Progress(phase="copy", done=done, total=total)),
@@ -95,7 +97,8 @@ def run(
 
 def measure(disk: Disk, plan: Plan, *, threads: int) -> int:
     """The bytes that the files of the output will have: everything is done but the writing."""
-    return _copy(disk, plan.new_output(), (), threads=threads, write_behind=False, tell=lambda _: None)
+    output = plan.new_output()
+    return _copy(disk, output, (), shared=plan.shared, threads=threads, write_behind=False, tell=lambda _: None)
 
 
 @contextmanager
@@ -139,6 +142,7 @@ def _copy(
     output: Output,
     targets: Sequence[TargetFile],
     *,
+    shared: Inheritance | None,
     threads: int,
     write_behind: bool,
     tell: Callable[[int], None],
@@ -149,7 +153,13 @@ def _copy(
     for index, part in enumerate(output.parts):
         target = targets[index] if targets else None
         copied = _copy_part(
-            disk, part, target, threads=threads, write_behind=write_behind, tell=partial(_add, tell, done)
+            disk,
+            part,
+            target,
+            shared=shared,
+            threads=threads,
+            write_behind=write_behind,
+            tell=partial(_add, tell, done),
         )
         done += copied.done
         size += copied.size
@@ -178,6 +188,7 @@ def _copy_part(
     part: Part,
     target: TargetFile | None,
     *,
+    shared: Inheritance | None,
     threads: int,
     write_behind: bool,
     tell: Callable[[int], None],
@@ -198,8 +209,7 @@ def _copy_part(
     ) as copier:
 
         def work() -> Finale:
-            windows = disk.extents(part.start, part.stop)
-            for rows in extents.chunks(windows, unit=placement.unit, max_units=_WINDOW_UNITS):
+            for rows in _chunks(disk, part, shared):
                 first, places, stored = copier.run(extents.shift(rows, part.start))
                 pieces, copier.end = layout.add(first, places, stored, copier.end)
                 _write(target, pieces)
@@ -214,6 +224,17 @@ def _copy_part(
             _finish(target, finale)
         tell(copier.done)
         return _Copied(size=finale.size, done=copier.done, fingerprint=fingerprint())
+
+
+def _chunks(disk: Disk, part: Part, shared: Inheritance | None) -> Iterator[extents.Rows]:
+    """The tables that the engine runs over, one after the other."""
+    placement = part.layout.placement
+    if shared is None:
+        windows = disk.extents(part.start, part.stop)
+    else:
+        windows = own_rows(disk, shared, start=part.start, stop=min(part.stop, disk.size), unit=placement.unit)
+    tells = placement.zeroes is not engine.Zeroes.SKIP
+    return extents.chunks(windows, unit=placement.unit, max_units=_WINDOW_UNITS, zeroes=tells)
 
 
 def _write(target: TargetFile | None, pieces: Sequence[Piece]) -> None:

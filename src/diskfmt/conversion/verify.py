@@ -72,7 +72,8 @@ def _digest_of(plan: Plan, temps: Sequence[str], threads: int, progress: Callabl
 
 def _reopen(plan: Plan, files: Sequence[SourceFile]) -> Disk:
     found = plan.target.format
-    disk = Disk([Layer(image=found.open(files[0]), format=found, files=tuple(files))])
+    below = () if plan.shared is None else plan.shared.below.layers
+    disk = Disk([Layer(image=found.open(files[0]), format=found, files=tuple(files)), *below])
     if disk.size != plan.virtual_size:
         raise IOFailedError(
             f"the output reads back with {disk.size} bytes, not {plan.virtual_size}",

@@ -122,6 +122,7 @@ class Request:
     `name` is the file name (no directory) that the output will have. `options` are the `-o` pairs that the
     user gave, as text. `compress` is None, `zlib` or `zstd`, with `level` None for the codec's default.
     `below`: the image that the output leaves out what it shares with, None for an output that stands alone.
+    `recompress`: frames of the source that could be kept are made anew.
     """
 
     subformat: str
@@ -131,6 +132,7 @@ class Request:
     compress: str | None = None
     level: int | None = None
     below: Below | None = None
+    recompress: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

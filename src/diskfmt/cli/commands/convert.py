@@ -38,6 +38,8 @@ def run(options: Namespace, session: Session) -> int:
                 sync=not options.no_sync,
                 threads=options.threads,
                 waive=options.waive,
+                below=options.below,
+                recompress=options.recompress,
                 follow=options.follow,
                 below_format=options.below_format,
                 snapshot=options.snapshot,

@@ -1,12 +1,15 @@
-"""`diskfmt map`: the extents of the guest's disk, row by row however many there are."""
+"""`diskfmt map`: where the guest's bytes are, or what the file's bytes are for; row by row however many there are."""
 
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, islice
+from typing import TypeVar
 
 from diskfmt.cli.session import Session
-from diskfmt.results import MapRow
+from diskfmt.results import MapRow, Region
+
+Row = TypeVar("Row", MapRow, Region)
 
 
 def run(options: Namespace, session: Session) -> int:
@@ -14,20 +17,28 @@ def run(options: Namespace, session: Session) -> int:
     from diskfmt import api
     from diskfmt.cli import output
 
-    rows = api.map_rows(
-        options.image,
-        format=options.source_format,
-        follow=options.follow,
-        below_format=options.below_format,
-        snapshot=options.snapshot,
-    )
-    first = next(rows, None)  # an image that is refused gives an error object, not an opened list
-    found = rows if first is None else chain((first,), rows)
-    session.console.write_lines(json_lines(found) if session.console.json else output.map_lines(found))
+    source = {
+        "format": options.source_format,
+        "follow": options.follow,
+        "below_format": options.below_format,
+        "snapshot": options.snapshot,
+    }
+    if options.regions:
+        regions = _started(api.regions(options.image, **source))
+        session.console.write_lines(json_lines(regions) if session.console.json else output.region_lines(regions))
+    else:
+        rows = _started(api.map_rows(options.image, **source))
+        session.console.write_lines(json_lines(rows) if session.console.json else output.map_lines(rows))
     return 0
 
 
-def json_lines(rows: Iterable[MapRow]) -> Iterator[str]:
+def _started(rows: Iterator[Row]) -> Iterator[Row]:
+    """The same rows, the first one made already: a refused image gives an error object, not an opened list."""
+    first = list(islice(rows, 1))
+    return chain(first, rows)
+
+
+def json_lines(rows: Iterable[MapRow | Region]) -> Iterator[str]:
     """A JSON list with one row a line, as qemu-img prints it."""
     head = "["
     line = ""

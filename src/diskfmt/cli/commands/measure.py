@@ -16,6 +16,7 @@ def run(options: Namespace, session: Session) -> int:
         source_format=options.source_format,
         options=merge_options(options.options),
         compress=options.compress,
+        exact=options.exact,
         follow=options.follow,
         below_format=options.below_format,
         snapshot=options.snapshot,
@@ -23,6 +24,7 @@ def run(options: Namespace, session: Session) -> int:
     if session.console.json:
         session.console.write_json(measurement.to_json())
     else:
-        session.console.write(f"required size: {measurement.required}\n")
+        bound = f" (within {measurement.error_bound})" if measurement.error_bound else ""
+        session.console.write(f"required size: {measurement.required}{bound}\n")
         session.console.write(f"fully allocated size: {measurement.fully_allocated}\n")
     return 0
