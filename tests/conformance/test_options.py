@@ -60,6 +60,7 @@ EFFECTS = {
         (text, ddb("ddb.adapterType "), text)
         for text in ("ide", "buslogic", "lsilogic", "lsisas1068", "pvscsi", "legacyESX")
     ],
+    ("vmdk", "layout"): [("tables-first", lambda path: path.read_bytes()[56:64] != b"\xff" * 8, True)],
     ("vmdk", "hwversion"): [("13", ddb("ddb.virtualHWVersion "), "13")],
     ("vmdk", "toolsversion"): [("10", ddb("ddb.toolsVersion "), "10")],
     ("vmdk", "cid"): [("1a2b3c4d", lambda path: descriptor(path)["CID"], "1a2b3c4d"), ("7", ddb("CID"), "00000007")],

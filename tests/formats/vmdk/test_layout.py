@@ -2,6 +2,7 @@
 
 import random
 import struct
+import subprocess
 import zlib
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.readers import qemu_check
 
+import diskfmt
 from diskfmt.errors import LimitError, Reason, UsageError
-from diskfmt.formats.base import Request
+from diskfmt.formats.base import Below, Image, Request
 from diskfmt.formats.vmdk import FORMAT
 from diskfmt.formats.vmdk import layout as vmdk_layout
 from diskfmt.formats.vmdk.describe import geometry
@@ -355,3 +357,109 @@ def test_name_that_a_descriptor_cannot_hold_is_refused(subformat, name):
 )
 def test_geometry_is_that_of_vmware(size, adapter, expected):
     assert geometry(size, adapter) == expected
+
+
+# ---- sets of files, tables in front
+
+
+def test_set_of_sparse_files_is_that_of_workstation():
+    files = write(request("twoGbMaxExtentSparse", 70 * MIB), disk(70 * MIB))
+    assert list(files) == ["vm.vmdk", "vm-s001.vmdk", "vm-s002.vmdk", "vm-s003.vmdk"]
+    extents = parse(files["vm.vmdk"]).extents
+    assert [(one.access, one.kind, one.length, one.name) for one in extents] == [
+        ("RW", "SPARSE", size * MIB, f"vm-s00{number}.vmdk") for number, size in ((1, 32), (2, 32), (3, 6))
+    ]
+    piece = files["vm-s001.vmdk"]
+    assert [vmdk.field(piece, name) for name in ("descriptorOffset", "descriptorSize", "rgdOffset", "gdOffset")] == [
+        0, 0, 1, 6,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "subformat, line",
+    [
+        ("monolithicFlat", 'FLAT "vm-flat.vmdk" 0'),
+        ("vmfs", 'VMFS "vm-flat.vmdk"'),
+        ("twoGbMaxExtentFlat", 'FLAT "vm-f001.vmdk" 0'),
+    ],
+)
+def test_line_of_a_flat_file_is_that_of_vmware(subformat, line):
+    text = write(request(subformat, MIB), bytes(MIB))["vm.vmdk"].decode()
+    assert f"RW 2048 {line}\n" in text
+    assert f'createType="{subformat}"\n' in text
+
+
+def test_pieces_are_cut_as_vmware_cuts_them(monkeypatch):
+    monkeypatch.undo()
+    output = FORMAT.layout(request("twoGbMaxExtentFlat", 5 << 30))
+    assert [part.stop - part.start for part in output.parts[:2]] == [4192256 * 512] * 2
+    assert len(FORMAT.layout(request("twoGbMaxExtentSparse", 62 * TIB)).parts) == 31760
+
+
+def test_stream_with_tables_in_front_is_laid_out_as_vmdk_convert_does():
+    data = bytearray(64 * MIB)
+    data[0] = data[40 * MIB] = 1
+    (out,) = write(request("streamOptimized tables-first", len(data)), bytes(data)).values()
+    assert [vmdk.field(out, name) for name in ("version", "flags", "rgdOffset", "gdOffset", "compressAlgorithm")] == [
+        3, 0x30001, 0, 21, 1,
+    ]  # fmt: skip
+    first, other = struct.unpack_from("<2I", out, 21 * 512)
+    assert (first, other) == (22, 26)
+    marker = vmdk.get_u32(out, first * 512) * 512
+    assert marker == vmdk.field(out, "overHead") * 512
+    assert struct.unpack_from("<Q", out, marker) == (0,)
+    assert struct.unpack_from("<Q", out, vmdk.get_u32(out, other * 512 + 4 * 128) * 512) == (40 * MIB // 512,)
+
+
+@pytest.mark.parametrize(
+    "subformat, layout",
+    [("monolithicSparse", "tables-last"), ("monolithicFlat", "tables-first"), ("streamOptimized", "other"),
+     ("vmfs", "tables-last"), ("twoGbMaxExtentFlat", "")],
+)  # fmt: skip
+def test_layout_that_a_subformat_does_not_have_is_refused(subformat, layout):
+    with pytest.raises(UsageError) as caught:
+        FORMAT.layout(request(subformat, MIB, layout=layout))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("layout", ["", " tables-first"])
+def test_frames_are_kept_unless_they_are_to_be_made_anew(layout):
+    wanted = request(f"streamOptimized{layout}", MIB)
+    assert FORMAT.layout(wanted).parts[0].layout.placement.adopt
+    assert not FORMAT.layout(replace(wanted, recompress=True)).parts[0].layout.placement.adopt
+    assert not FORMAT.layout(request("monolithicSparse", MIB)).parts[0].layout.placement.adopt
+
+
+def test_difference_to_another_image_is_refused():
+    image = Image(format="vmdk", subformat="monolithicSparse", virtual_size=MIB, unit=None, header=None)
+    below = Below(name="base.vmdk", format="vmdk", image=image, mtime=0)
+    with pytest.raises(UsageError) as caught:
+        FORMAT.layout(replace(request("monolithicSparse", MIB), below=below))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("subformat", ["vmfs", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_disk_above_62_tebibytes_is_a_limit(subformat):
+    with pytest.raises(LimitError) as caught:
+        FORMAT.layout(request(subformat, 62 * TIB + 512))
+    assert caught.value.reason is Reason.LIMIT_SIZE
+
+
+@pytest.mark.parametrize("subformat", ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_disk_of_several_real_pieces_is_written_and_read_by_others(tmp_path, qemu_img, monkeypatch, subformat):
+    monkeypatch.undo()
+    size = (5 << 30) + 512
+    with open(tmp_path / "in.raw", "wb") as file:
+        for at in (0, 4192256 * 512 - 100, 2 * 4192256 * 512 - 65536, size - 512):
+            file.seek(at)
+            file.write(b"\x5a" * 512)
+        file.truncate(size)
+    result = diskfmt.convert(
+        tmp_path / "in.raw", tmp_path / "vm.vmdk", format=f"vmdk:{subformat}", source_format="raw", sync=False,
+        verify=True,
+    )  # fmt: skip
+    assert result.virtual_size == size
+    assert len(list(tmp_path.glob("vm-?00?.vmdk"))) == 3
+    command = [qemu_img, "compare", "-f", "raw", "-F", "vmdk", tmp_path / "in.raw", tmp_path / "vm.vmdk"]
+    subprocess.run(command, check=True, timeout=60)
+    assert diskfmt.check(tmp_path / "vm.vmdk", follow="pieces").findings == ()
