@@ -27,7 +27,13 @@ class Parts:
 
     def _add(self, clusters: U64) -> None:
         inside = clusters[clusters < np.uint64(self._count)]
-        self._touched.update(np.unique(inside // np.uint64(BUDGET)).tolist())
+        if not len(inside):
+            return
+        low, high = int(inside.min()) // BUDGET, int(inside.max()) // BUDGET
+        if high - low < 2:  # as nearly always: both are there
+            self._touched |= {low, high}
+        else:
+            self._touched.update(np.unique(inside // np.uint64(BUDGET)).tolist())
 
     def see(self, use: Use) -> None:
         """Take note of what the first walk meets."""
