@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from images import Corpus
 from oracles.digest import digest_blocks
+from oracles.readers import ORACLES, missing
 
 import diskfmt
 from diskfmt.errors import DiskfmtError, Reason, Severity
@@ -241,6 +242,25 @@ def test_name_that_is_no_file_is_not_followed(tmp_path: Path, name: str) -> None
     with pytest.raises(DiskfmtError) as caught:
         read(path)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("oracle", ["qemu-img", "libyal", "dissect", "7zip"])
+def test_dynamic_disk_that_names_a_parent_stands_alone_as_others_read_it(tmp_path: Path, oracle: str) -> None:
+    if missing(oracle):
+        pytest.skip(missing(oracle) or "")
+    size = 512 << 10
+    path = tmp_path / "d.vhd"
+    path.write_bytes(
+        build.dynamic(
+            2 * size, {1: (b"\xff" * 128, b"x" * size)}, block_size=size,
+            changed_header=build.parent_fields("d.vhd", identity(3)), locators=[(b"W2ru", "d.vhd".encode("utf-16-le"))],
+        )
+    )  # fmt: skip
+    disk = read(path)
+    assert disk == b"x".rjust(size + 1, b"\0").replace(b"x", b"x" * size)
+    assert ORACLES[oracle](str(path), "vhd") == digest_blocks(2 * size, [(0, disk)])
+    with diskfmt.open_disk(path, follow="same-directory") as opened:
+        assert len(opened.files) == 1
 
 
 def test_any_spelling_finds_the_parent(pair: tuple[Path, Path], tmp_path: Path) -> None:

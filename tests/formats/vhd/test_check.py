@@ -1,5 +1,6 @@
 """What the walk over all blocks finds."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,3 +198,30 @@ def test_bat_map_that_lies_is_told_with_its_first_block(tmp_path: Path) -> None:
 def test_bat_map_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vhd_check, "SLACK", 0)
     assert run(tmp_path, of_xenserver())[0] == []
+
+
+@pytest.mark.parametrize(("disk_type", "expected"), [(4, [(WARNING, Reason.OVERLAP)]), (3, [])])
+@pytest.mark.parametrize("at", [0, 1, 8])
+def test_block_on_the_name_of_the_parent_is_doubted(
+    tmp_path: Path, disk_type: int, expected: list[object], at: int
+) -> None:
+    image = build.dynamic(4 * BLOCK, {0: (b"\xff", b"x")}, disk_type=disk_type, locators=[(b"W2ru", b"p\0")])
+    sector = build.entry(image, 0) + at
+    where = struct.pack(">4sIIIQ", b"W2ru", 512, 2, 0, sector * 512)
+    image = build.patch(image, "header", "locators", where.ljust(192, b"\0"))
+    findings, _ = run(tmp_path, image)
+    assert kinds(findings) == expected
+    assert all(finding.offset == sector * 512 for finding in findings)
+
+
+def test_block_beside_the_name_of_the_parent_is_fine(tmp_path: Path) -> None:
+    locators = [(b"W2ru", b"p\0"), (b"W2ku", b"p\0")]
+    image = build.dynamic(4 * BLOCK, {0: (b"\xff", b"x"), 3: (b"\xff", b"x")}, disk_type=4, locators=locators)
+    assert run(tmp_path, image)[0] == []
+
+
+def test_block_on_the_bat_map_is_doubted(tmp_path: Path) -> None:
+    image = of_xenserver()
+    first = build.entry(image, 1)
+    findings, _ = run(tmp_path, build.set_entry(image, 1, first - 1))
+    assert (WARNING, Reason.OVERLAP) in kinds(findings)

@@ -20,7 +20,7 @@ from diskfmt.formats.vhd.map import MAX_BITS, Bitmaps, bitmaps, judge, needed, p
 from diskfmt.formats.vhd.records import BatMap
 from diskfmt.formats.vhd.regions import structures
 from diskfmt.stores.source import SourceFile
-from diskfmt.units import MIB, SECTOR, format_size
+from diskfmt.units import MIB, SECTOR, ceil_div, format_size
 
 U32 = npt.NDArray[np.uint32]
 
@@ -215,12 +215,30 @@ def _places(file: SourceFile, header: Vhd, seen: _Seen) -> Iterator[Finding]:
             remedy="copy the image again, or repair it with the tool that wrote it",
         )
     if len(places):
+        yield from _covered(file, header, places, span)
         yield from _leaks(file, header, places, step, span)
 
 
 def _last_is_short(header: Vhd) -> bool:
     dynamic: Any = header.dynamic
     return bool(header.footer.virtual_size % dynamic.block_size)
+
+
+def _covered(file: SourceFile, header: Vhd, places: U32, span: int) -> Iterator[Finding]:
+    """Findings for blocks on what `judge` does not know: names of the parent, XenServer's bat map.
+
+    `places`, sorted, and `span` are in sectors.
+    """
+    for found in structures(file, header):
+        index = int(np.searchsorted(places, ceil_div(found.stop, SECTOR))) - 1  # the last that starts before its end
+        if not found.judged and index >= 0 and (int(places[index]) + span) * SECTOR > found.start:
+            yield Finding(
+                reason=Reason.OVERLAP,
+                severity=Severity.WARNING,
+                offset=found.start,
+                message=f"a block at {int(places[index]) * SECTOR:#x} lies on {found.name}: one of them is damaged",
+                remedy="compare with the disk that the guest saw",
+            )
 
 
 def _leaks(file: SourceFile, header: Vhd, places: U32, step: U32, span: int) -> Iterator[Finding]:
@@ -230,8 +248,8 @@ def _leaks(file: SourceFile, header: Vhd, places: U32, step: U32, span: int) -> 
     low = np.concatenate(([0], sectors[wide] + span, sectors[-1:] + span)) * SECTOR
     high = np.concatenate((sectors[:1] * SECTOR, sectors[wide + 1] * SECTOR, [header.data_end]))
     unused = np.maximum(high - low, 0)
-    for _, start, end in structures(file, header):
-        unused -= np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None)
+    for found in structures(file, header):
+        unused -= np.clip(np.minimum(high, found.stop) - np.maximum(low, found.start), 0, None)
     leaked = unused > SLACK
     if leaked.any():
         yield Finding(

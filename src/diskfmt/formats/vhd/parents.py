@@ -35,36 +35,39 @@ def parents(source: SourceFile, header: DynamicHeader, footer: Footer) -> tuple[
     """The parent under all its names, and what is wrong with them.
 
     Without a parent id, which only a VHD has, the parent may be a raw disk (XenServer): its format is not recorded
-    then. A disk that is no differencing one but names a parent has a finding that keeps the converter away.
+    then. A dynamic disk has no parent, whatever these fields say: Xen Orchestra leaves them when it merges a chain.
     """
-    locators = parse_locators(header.locators)
     at, differs = footer.data_offset, footer.disk_type == DIFFERENCING
+    locators = parse_locators(header.locators)
     if not differs and not any(header.parent_id) and not locators:
         return (), []
     found = []
-    if not differs:
-        found.append(
-            finding(
-                ERROR,
-                Reason.EXTERNAL_REFERENCE,
-                at + 40,
-                "the disk is not a differencing one, but names a parent",
-                "merge the disk into its parent with the tool that wrote it",
-            )
-        )
     spelled = [(_NAME, _header_name(header, footer), at + PARENT_NAME_AT)]
     for locator in locators:
         wrong = list(_doubts(locator, at + LOCATORS_AT, source.size))
         found += wrong
         if locator.platform in _TEXT and not any(entry.severity is ERROR for entry in wrong):
-            data = source.read_at(locator.offset, min(locator.length, MAX_LOCATOR_TEXT))
+            data = source.read_at(locator.offset, locator.length)
             spelled.append((locator.platform, _TEXT[locator.platform](data), locator.offset))
     names: dict[str, int] = {}
     for _, name, where in sorted((entry for entry in spelled if entry[1]), key=lambda entry: _ORDER.index(entry[0])):
         names.setdefault(name, where)
+    if not differs:
+        unused = [Reference(kind="former-parent", name=name, offset=where) for name, where in names.items()]
+        return tuple(unused), [_left_over(at + 40)]
     form = "vhd" if any(header.parent_id) else None
     references = [Reference(kind="parent", name=name, format=form, offset=where) for name, where in names.items()]
     return tuple(references or [Reference(kind="parent", name="", format=form, offset=at)]), found
+
+
+def _left_over(at: int) -> Finding:
+    return finding(
+        WARNING,
+        Reason.EXTERNAL_REFERENCE,
+        at,
+        "the disk is dynamic, but names a parent: it has none, the type decides",
+        "compare with the disk that the guest saw",
+    )
 
 
 def _header_name(header: DynamicHeader, footer: Footer) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def regions(image: Image, files: Sequence[SourceFile]) -> Iterator[Regions]:
     file = files[0]
     places = list(structures(file, header))
     for kind in ("header", "table"):
-        yield _regions(kind, [(start, stop) for found, start, stop in places if found == kind])
+        yield _regions(kind, [(found.start, found.stop) for found in places if found.kind == kind])
     if header.dynamic is None:
         return
     for first in range(0, header.entries, WINDOW_ROWS):
@@ -38,27 +38,45 @@ def regions(image: Image, files: Sequence[SourceFile]) -> Iterator[Regions]:
         yield _regions("preallocated", list(_tail(header, readable)))
 
 
-def structures(file: SourceFile, header: Vhd) -> Iterator[tuple[str, int, int]]:
-    """Kind, start and end of everything that is no block, inside the file."""
-    for kind, start, stop in _structures(file, header):
-        if start < min(stop, file.size):
-            yield kind, start, min(stop, file.size)
+class Structure(NamedTuple):
+    """What is no block: its kind as of a region, its name for people, where it starts and stops, in bytes.
+
+    `judged`: whether `map.judge` looks for blocks on it.
+    """
+
+    kind: str
+    name: str
+    start: int
+    stop: int
+    judged: bool = True
 
 
-def _structures(file: SourceFile, header: Vhd) -> Iterator[tuple[str, int, int]]:
-    yield "header", header.data_end, file.size
+def structures(file: SourceFile, header: Vhd) -> Iterator[Structure]:
+    """Everything that is no block, inside the file."""
+    for found in _structures(file, header):
+        if found.start < min(found.stop, file.size):
+            yield found._replace(stop=min(found.stop, file.size))
+
+
+def _structures(file: SourceFile, header: Vhd) -> Iterator[Structure]:
+    yield Structure("header", "the footer", header.data_end, file.size)
     dynamic, at = header.dynamic, header.footer.data_offset
     if dynamic is None:
         return
-    yield "header", 0, FOOTER_SIZE
-    yield "header", at, at + DYNAMIC_SIZE
-    yield "table", dynamic.table_offset, header_at(header)
-    for locator in parse_locators(dynamic.locators):
-        yield "table", locator.offset, locator.offset + max(locator.length, locator.room)
+    yield Structure("header", "the footer's copy", 0, FOOTER_SIZE)
+    yield Structure("header", "the dynamic header", at, at + DYNAMIC_SIZE)
+    yield Structure("table", "the table of blocks", dynamic.table_offset, header_at(header))
+    if header.differencing:  # in a dynamic disk they mean nothing, and may point at anything
+        for locator in parse_locators(dynamic.locators):
+            stop = locator.offset + max(locator.length, locator.room)
+            yield Structure("table", "a parent locator", locator.offset, stop, judged=False)
     bat_map = find_bat_map(file, header)
     if bat_map is not None:
-        yield "table", header_at(header), header_at(header) + SECTOR
-        yield "table", bat_map.offset, bat_map.offset + bat_map.sectors * SECTOR
+        at = header_at(header)
+        yield Structure("table", "the header of XenServer's bat map", at, at + SECTOR, judged=False)
+        yield Structure(
+            "table", "XenServer's bat map", bat_map.offset, bat_map.offset + bat_map.sectors * SECTOR, judged=False
+        )
 
 
 def _regions(kind: str, places: list[tuple[int, int]]) -> Regions:
