@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from diskfmt import engine
 from diskfmt.errors import Finding, Reason, Severity
-from diskfmt.extents import U64, Kind
+from diskfmt.extents import U64
 from diskfmt.formats.vmdk import entries as read
 from diskfmt.formats.vmdk.shape import Shape
+from diskfmt.units import SECTOR, ceil_div
 
 Values = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
@@ -73,6 +74,8 @@ def mend_tables(
     if not len(rows):
         return values, places
     twins = engine.gather(fd, copies.take(rows), shape.table_size).view(read.dtype(shape))
+    if not twins.any():
+        return values, places
     usable = (twins != 0) & ~_outside_grains(shape, twins)
     empty: Mask = np.logical_not(values.take(rows, axis=0).any(axis=1))
     whole = empty & usable.any(axis=1)
@@ -94,7 +97,6 @@ def _outside_tables(shape: Shape, places: U64) -> Mask:
 
 
 def _outside_grains(shape: Shape, values: Values) -> Mask:
-    """Which entries name a place of which the first sector is not in the file."""
-    found = read.grains(shape, values.ravel())
-    stored = (found.kind <= Kind.ENCODED) & (found.place >= shape.grains_end)
-    return stored.reshape(values.shape)
+    """Which entries name a place of which the first sector is not in the file; only hosted files have a copy."""
+    sectors = ceil_div(shape.grains_end, SECTOR)
+    return np.greater_equal(values, np.uint64(sectors))

@@ -137,15 +137,17 @@ class SparseWalk:
         """Rows of consecutive directory entries, `first` the index of the first one, cut to [start, stop)."""
         shape = self.shape
         coverage, grain = shape.coverage, shape.grain
-        present = np.flatnonzero(places)
         begin, end = first * coverage, min((first + len(places)) * coverage, shape.size)
-        parts = [_gaps(present, len(places), begin, coverage)]
+        present = np.flatnonzero(places)
+        grains = np.zeros(0, ROW)
         if len(present):
             self._count(len(present), 0)
-            at = places.take(present)
+            at = tables = places.take(present)
             raw = engine.gather(self.file.fd, at, shape.table_size).view(read.dtype(shape))
             if copies is not None:
                 raw, at = mend_tables(shape, self.file.fd, raw, at, copies.take(present), mended=self.mended)
+            used = np.flatnonzero(raw.any(axis=1))  # an empty table is a hole as one that is not there
+            present, raw, at = present.take(used), raw.take(used, axis=0), at.take(used)
             guest = np.uint64(begin) + present.astype(np.uint64)[:, None] * np.uint64(coverage)
             guest = guest + np.arange(shape.entries, dtype=np.uint64)[None, :] * np.uint64(grain)
             where = at[:, None] + np.arange(0, shape.table_size, shape.entry_size, dtype=np.uint64)[None, :]
@@ -153,10 +155,10 @@ class SparseWalk:
             asked = np.flatnonzero((guest + np.uint64(grain) > start) & (guest < min(stop, end)))
             if len(asked) < len(guest):
                 guest, values, where = guest.take(asked), values.take(asked), where.take(asked)
-            parts.append(self._grains(guest, values, where, at))
-        rows = parts[-1]
-        if len(present) and len(parts[0]):
-            rows = np.concatenate(parts)
+            grains = self._grains(guest, values, where, tables)
+        gaps = _gaps(present, len(places), begin, coverage)
+        rows = np.concatenate((gaps, grains))
+        if len(gaps) and len(grains):
             rows = rows.take(np.argsort(rows["guest_off"], kind="stable"))
         return merge(clip(rows, max(start, begin), min(stop, end)))
 
