@@ -167,7 +167,7 @@ static void from_to(int codec, int target, int window, bool hidden)
     disk *d = new_disk(codec, window, hidden);
     for (int target_window = 12; target_window <= 15; target_window += 3)
         for (uint32_t plain = 0; plain < 2; plain++)
-            for (uint32_t marker = 0; marker < 2; marker++) {
+            for (uint32_t marker = plain ^ 1; marker < 2; marker++) {
                 dfmt_placement p = {.unit = UNIT, .align = 512, .frame_align = marker ? 512 : 1, .marker = marker,
                                     .codec = (uint32_t)target, .window_bits = (uint32_t)target_window,
                                     .allow_plain = plain, .adopt = 1, .fingerprint = 1};

@@ -51,7 +51,7 @@ static void fill_kind(int kind, size_t length)
 
 static void streams_of_zlib(void)
 {
-    static const size_t lengths[] = {1, 5, 300, 4096, 65536, 100000, MOST};
+    static const size_t lengths[] = {1, 5, 300, 4096, 65536, MOST};
     int tried = 0;
     for (int kind = 0; kind < 5; kind++)
         for (size_t l = 0; l < sizeof(lengths) / sizeof(lengths[0]); l++)
@@ -60,6 +60,8 @@ static void streams_of_zlib(void)
                     for (int memory = 1; memory <= 9; memory += 4) {
                         int strategy = tried++ % 5; /* default, filtered, Huffman, runs, fixed codes */
                         size_t length = lengths[l];
+                        if (length == MOST && bits < 15)
+                            continue;
                         fill_kind(kind, length);
                         size_t size = deflated(level, bits, memory, strategy, length);
                         dfmt_walk walk;
@@ -75,7 +77,7 @@ static void streams_of_zlib(void)
                         SAME(walk.used, size);
                         SAME(walk.made, length);
                         CHECK(walk.distance <= 1U << bits);
-                        if (tried % 11 == 0)
+                        if (tried % 197 == 0)
                             window_is(&walk, size);
                         if (walk.distance > 0) {
                             dfmt_walk again;
@@ -179,7 +181,7 @@ static void damage(void)
 {
     static uint8_t out[MOST + 1];
     int same = 0;
-    for (int round = 0; round < 3000; round++) {
+    for (int round = 0; round < 2000; round++) {
         size_t length = 1 + random_below(20000);
         fill_kind(1 + round % 4, length);
         size_t size = deflated(1 + round % 9, 15, 8, round % 5, length);
@@ -201,7 +203,7 @@ static void damage(void)
         }
         inflateEnd(&z);
     }
-    CHECK(same > 500);
+    CHECK(same > 300);
 }
 
 int main(void)
