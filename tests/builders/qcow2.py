@@ -258,3 +258,34 @@ def _header(*, size: int, bits: int, version: int, l1_size: int, order: int, zst
         return header
     header += struct.pack(">QQQII", 8 if zstd else 0, 0, 0, order, 112)
     return header + bytes((zstd, 0, 0, 0, 0, 0, 0, 0))
+
+
+def sparse(path: str, *, size: int, bits: int) -> int:
+    """Write an image of which every L2 table is there, as a sparse file; its last cluster is data. Returns its length.
+
+    Only what is not zero is written. `size`: a multiple of what an L2 table describes.
+    """
+    cluster = 1 << bits
+    tables = size // cluster // (cluster // 8)
+    first = cluster + -(-tables * 8 // cluster) * cluster
+    data = first + tables * cluster
+    block, blocks = data + cluster, 1
+    while block + (blocks + 1) * cluster > blocks * (cluster // 2) * cluster:
+        blocks += 1
+    table = block + blocks * cluster
+    assert blocks * 8 <= cluster, "the refcount table has one cluster"
+    used = table // cluster + 1
+    header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, bits, size, 0, tables, cluster, table, 1, 0, 0)
+    parts = {
+        0: header + struct.pack(">QQQII", 0, 0, 0, 4, 112) + bytes(16),
+        cluster: b"".join(struct.pack(">Q", first + index * cluster | COPIED) for index in range(tables)),
+        data - 8: struct.pack(">Q", data | COPIED) + b"x" * cluster,
+        block: struct.pack(">H", 1) * used,
+        table: b"".join(struct.pack(">Q", block + index * cluster) for index in range(blocks)),
+    }
+    with open(path, "wb") as file:
+        for at, content in parts.items():
+            file.seek(at)
+            file.write(content)
+        file.truncate(used * cluster)
+    return used * cluster

@@ -2,13 +2,16 @@
 
 import json
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import qcow2 as build
 
 from diskfmt.errors import Finding, Reason, Severity
+from diskfmt.extents import Kind
 from diskfmt.formats.base import Statistics
 from diskfmt.formats.qcow2 import FORMAT, parts, refcounts
 from diskfmt.stores.source import SourceFile
@@ -214,3 +217,25 @@ def test_numbers_equal_those_of_qemu_img(steps: list[str], options: str, qemu_im
         total_units=told["total-clusters"], stored_units=told.get("allocated-clusters", 0),
         encoded_units=told.get("compressed-clusters", 0), end=told["image-end-offset"],
     )  # fmt: skip
+
+
+def test_64_tib_with_all_its_tables_take_little_memory(tmp_path: Path) -> None:
+    """2^25 clusters of 2 MiB, 256 MiB of L2 tables, one cluster of data."""
+    path = tmp_path / "d.qcow2"
+    length = build.sparse(str(path), size=64 << 40, bits=21)
+    tracemalloc.start()
+    with SourceFile(str(path)) as source:
+        image = FORMAT.open(source)
+        rows = np.concatenate(list(FORMAT.extents(image, [source], 0, image.virtual_size)))
+        assert int(rows["length"][rows["kind"] == Kind.DATA].sum()) == 2 * MIB
+        assert int(rows[-1]["guest_off"] + rows[-1]["length"]) == 64 << 40
+        regions = list(FORMAT.regions(image, [source]))
+        peak = tracemalloc.get_traced_memory()[1]
+    findings, statistics = check(path)
+    peak = max(peak, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert findings == []
+    assert statistics == Statistics(total_units=1 << 25, stored_units=1, encoded_units=0, end=length)
+    # All but the cluster of data is header or table.
+    assert sum(int(one.lengths.sum()) for one in regions) == length - 2 * MIB
+    assert peak <= 64 * MIB

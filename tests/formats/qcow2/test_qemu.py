@@ -1,6 +1,7 @@
 """Images that qemu's own tools make, with everything that qcow2 has: read, checked and accounted for as qemu does."""
 
 import json
+import random
 import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,7 +17,7 @@ from diskfmt.disk import Disk
 from diskfmt.errors import Finding, Reason, RefusedError, Severity, UsageError
 from diskfmt.extents import Kind, require_normal
 from diskfmt.formats.base import Regions, Statistics
-from diskfmt.formats.qcow2 import FORMAT
+from diskfmt.formats.qcow2 import FORMAT, parts
 
 MIB = 1 << 20
 FOLLOW = "same-directory"
@@ -349,6 +350,27 @@ def test_bitmaps_and_snapshots_are_told_as_qemu_tells_them(maker: Maker) -> None
     judge(maker, path)
 
 
+def test_wider_window_finds_repeats_that_are_further_apart(maker: Maker) -> None:
+    """Records of 40 bytes that come again 3, 6, 12 and 24 KiB later; with each bit more, others are found."""
+    source = random.Random(5)
+    guest = bytearray()
+    for at in range(64):
+        length = 3072 << at % 4
+        block = source.randbytes(length)
+        guest += (block * 2)[: 2 * length].ljust(65536, b"\0")
+    (maker.folder / "g.raw").write_bytes(guest)
+    sizes = []
+    for bits in ("12", "13", "14", "15"):
+        path = maker.folder / f"{bits}.qcow2"
+        diskfmt.convert(maker.folder / "g.raw", path, format="qcow2", source_format="raw", compress="zlib:6",
+                        options={"deflate_window": bits, "cluster_size": "64k"}, sync=False)  # fmt: skip
+        assert maker.content(path.name) == guest == read(path)
+        judge(maker, path)
+        sizes.append(path.stat().st_size)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 4
+
+
 def kinds(path: Path) -> dict[str, int]:
     """Bytes of the regions of each kind."""
     with diskfmt.open_disk(path, follow=FOLLOW) as disk:
@@ -357,8 +379,14 @@ def kinds(path: Path) -> dict[str, int]:
             for kind in {one.kind for one in found}}  # fmt: skip
 
 
-def test_bytes_of_the_file_are_for_what_qemu_made_them(maker: Maker) -> None:
-    """Header, L1, L2, refcount table and block; then what each further step adds, in clusters."""
+@pytest.mark.parametrize("budget", [1 << 23, 5])
+def test_bytes_of_the_file_are_for_what_qemu_made_them(budget: int, maker: Maker,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Header, L1, L2, refcount table and block; then what each further step adds, in clusters.
+
+    The same where the file is looked at in parts of five clusters.
+    """
+    monkeypatch.setattr(parts, "BUDGET", budget)
     cluster = 65536
     path = maker.create("d.qcow2", "4M")
     maker.do("d.qcow2", "write -P 1 0 256k")

@@ -57,7 +57,7 @@ FORMAT: Final = Format(
         "cluster_size": "bytes per cluster, a power of two from 512 to 2M (default 64K)",
         "compat": "version of the format: 1.1 or v3, 0.10 or v2 (default: that of the subformat)",
         "refcount_bits": "width of a reference count: 1, 2, 4, 8, 16 (default), 32 or 64",
-        "deflate_window": "bits of the window that zlib compresses with, 12 (default) to 15; qemu reads 12 only",
+        "deflate_window": "bits of the window that zlib compresses with: 12 (default, which every reader takes) to 15",
     },
     open=_open,
     extents=_extents,

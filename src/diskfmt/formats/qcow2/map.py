@@ -93,15 +93,15 @@ def _units(header: Qcow2, window: Window, clusters: Clusters) -> Iterator[tuple[
         units = _with_absent(header, units, there)
     start = window.first * header.l2_entries * header.cluster_size
     count = len(units["kind"])
-    parts = np.where(_divided(units), SUBCLUSTERS, 1) if "stored" in units else np.ones(count, np.int64)
-    ends = np.cumsum(parts)
+    parts = np.where(_divided(units), SUBCLUSTERS, 1) if "stored" in units else None
+    ends = np.arange(1, count + 1) if parts is None else np.cumsum(parts)
     low = 0
     while low < count:
         before = int(ends[low - 1]) if low else 0
         high = max(low + 1, int(np.searchsorted(ends, before + WINDOW_ROWS, side="right")))
         some = {name: column[low:high] for name, column in units.items()}
         length = int(some["length"].sum())
-        yield start, _divide(header, some, parts[low:high]) if int(ends[high - 1]) - before > high - low else some
+        yield start, some if parts is None else _divide(header, some, parts[low:high])
         low, start = high, start + length
 
 
@@ -122,6 +122,8 @@ def _divided(units: Units) -> Bools:
 
 def _divide(header: Qcow2, units: Units, parts: npt.NDArray[np.int64]) -> Units:
     """The units, each in as many subclusters as `parts` says, 1 or all. Source: spec, "Extended L2 Entries"."""
+    if (parts == 1).all():
+        return units
     size = header.cluster_size // SUBCLUSTERS
     index = np.arange(int(parts.sum())) - np.repeat(np.cumsum(parts) - parts, parts)
     units = {name: np.repeat(column, parts) for name, column in units.items()}

@@ -150,6 +150,8 @@ def behind(header: Qcow2, file_size: int, there: Bools, offsets: U64, length: U6
     # Offsets have at most 61 bits and lengths 22: the sum cannot wrap.
     ends = offsets + length
     outside = there & ((ends > np.uint64(file_size + spare)) | (offsets >= np.uint64(file_size)))
+    if not outside.any():
+        return
     far = ends > np.uint64(header.host_limit + spare)
     yield Fault(
         mask=outside & far,
