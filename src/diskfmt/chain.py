@@ -163,7 +163,8 @@ def _layer(stack: ExitStack, source: SourceFile, found: Format, snapshot: str | 
             path=source.path,
         )
     own = [reference for reference in image.references if reference.kind in OWN_KINDS]
-    missing = [reference for reference in image.references if reference.kind in BELOW_KINDS]
+    # Several names of the image below are one file that is missing.
+    missing = [reference for reference in image.references if reference.kind in BELOW_KINDS][:1]
     files = [source]
     if first_error(image.findings) is not None or not all(_may_open(reference, allowed) for reference in own):
         missing = own + missing
