@@ -75,7 +75,7 @@ def named_images(secret: str) -> dict[str, tuple[str, bytes]]:
     head = ("version=1", "CID=fffffffe", "parentCID=12345678")
     child = vmdk.text("monolithicSparse", lines, head=head, more=hint)
     tracked = vmdk.text("monolithicSparse", lines, more=(f'changeTrackPath="{secret}"',))
-    several = vmdk.text("custom", (f'RW 128 FLAT "{secret}" 0', f'RW 128 SPARSE "{secret}"'))
+    several = vmdk.text("custom", (f'RW 128 FLAT "{secret}" 0', f'RW 128 SPARSE "{secret}.2"'))
     return {
         "backing": ("d.qcow2", bytes(qcow2.image({}, size=size, bits=12, backing=name).data)),
         "backing-with-format": (

@@ -123,7 +123,7 @@ def read_shape(source: SourceFile) -> Shape:
         entry_size=8,
         directory=parts["directory"].offset * SECTOR,
         tables_start=tables.offset * SECTOR,
-        tables_end=min(tables.end * SECTOR, source.size),
+        tables_end=tables.end * SECTOR,
         grains_start=grains.offset * SECTOR,
         grains_end=min(grains.end * SECTOR, source.size),
         zeroed=True,
@@ -136,7 +136,7 @@ def read_shape(source: SourceFile) -> Shape:
 
 
 def _require_placed(parts: dict[str, _Part], size: int, file_size: int) -> None:
-    """The parts lie apart from each other, what is read of them inside the file; each error names the field."""
+    """The parts lie apart from each other, all but the grains inside the file; each error names the field."""
     needed = 8 * ceil_div(size, GRAIN_SIZE * SECTOR * ENTRIES)
     if parts["directory"].size * SECTOR < needed:
         raise CorruptError(
@@ -154,8 +154,10 @@ def _require_placed(parts: dict[str, _Part], size: int, file_size: int) -> None:
                 offset=part.field,
                 remedy=COPY_AGAIN,
             )
-    for part, length in ((parts["directory"], needed), (parts["volatile_header"], SECTOR)):
-        if part.offset * SECTOR + length > file_size:
+    for name, part in parts.items():
+        # The room for grains is that of the whole disk; the file ends with the last one.
+        end = part.offset if name == "grains" else part.end
+        if end * SECTOR > file_size:
             raise CorruptError(
                 f"the {part.name} at sector {part.offset} reaches past the end of the file",
                 reason=Reason.TRUNCATED,
