@@ -114,7 +114,9 @@ sanitize: $(TOOLS) sanitize-c
 	@echo '== python tests: address and undefined behaviour'
 	@$(BIN)/python tools/overlay.py asan -DDISKFMT_SANITIZE=address,undefined
 	@PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
-	  build/overlay/asan/bin/python -m pytest -q -n $(JOBS) -m 'not slow' -p no:cacheprovider --ignore tests/packaging \
+	  env --default-signal=HUP,INT,QUIT,TERM \
+	  build/overlay/asan/bin/python -m pytest -q -n $(JOBS) -m 'not slow and not unsanitized' -p no:cacheprovider \
+	  --ignore tests/packaging \
 	  --benchmark-disable $(PYTEST)
 
 .PHONY: test-slow

@@ -11,6 +11,7 @@ _REFUSED: dict[Reason, str] = {
     Reason.BAD_CHECKSUM: "dfvfs-differential-vhd",  # its footers do not sum up; qemu-img and vhd-util say so too
     Reason.BAD_VALUE: """
         qcow2-backing-len-1024 qcow2-clusterbits-0 qcow2-ext-len-max qcow2-ext-len-past-cluster qcow2-headerlen-72
+        qcow2-extl2-both-bits
         qcow2-incompat-extl2-4k qcow2-l1entry-unaligned qcow2-l2entry-unaligned qcow2-size-2TiB-smallL1
         qfuzz-all-006 qfuzz-all-014 vhd-blocksize-3145728 vhd-dynheader-cookie-bad vhd-fixed-size-zero
         vhd-size-larger-than-bat vhd-type-1 vmdk-gtes-0 vmdk-gtes-1 vmdk-gtes-4294967295
@@ -22,6 +23,7 @@ _REFUSED: dict[Reason, str] = {
     """,
     Reason.CORRUPT_FLAG: "qfuzz-l2-005",
     Reason.DIFFERENTIAL: """
+        qcow2-backing-nul qfuzz-ext-110
         vhd-fixed-size-small vhd-footers-differ-size vmdk-capacity-not-descriptor vmdk-desc-cid-bad vmdk-desc-nul
         vmdk-desc-parent-json vmdk-stream-gdoff-in-header-and-footer vmdk-text-bom vmdk-text-duplicate-createtype
         vmdk-text-extent-size-2p70 vmdk-text-extent-size-negative vmdk-text-no-quotes
@@ -30,11 +32,12 @@ _REFUSED: dict[Reason, str] = {
     Reason.EXTERNAL_REFERENCE: """
         qcow2-backing-chain3 qcow2-datafile-raw vhd-vhdutil-differencing vmdk-delta
         qcow2-backing-etc-passwd qcow2-backing-etc-passwd-raw qcow2-backing-http-metadata qcow2-backing-json-file
-        qcow2-backing-json-host-device qcow2-backing-loop2 qcow2-backing-nul qcow2-datafile-etc-passwd
-        qcow2-datafile-raw-etc-passwd qfuzz-ext-052 qfuzz-ext-110 qfuzz-ext-139 qfuzz-l1-029 qfuzz-l1-044
+        qcow2-backing-json-host-device qcow2-backing-loop2 qcow2-datafile-etc-passwd
+        qcow2-datafile-raw-etc-passwd qfuzz-ext-052 qfuzz-ext-139 qfuzz-l1-029 qfuzz-l1-044
         qfuzz-l1-087 qfuzz-l1-102 qfuzz-l2-045 qfuzz-l2-102 qfuzz-rc-019 qfuzz-rc-025 qfuzz-rc-078
         vhd-parent-etc-passwd vhd-parent-self vhd-type-4-noparent vmdk-text-backslash vmdk-text-etc-passwd
-        vmdk-text-missing-extent cdi-cirros-snapshot1
+        vmdk-text-missing-extent vmdk-text-vmfs-etc-passwd cdi-cirros-snapshot1
+        vmdk-custom-mixed-extents
     """,
     Reason.FORMAT_MISMATCH: """
         cut-vhd-fixed-07 cut-vhd-fixed-08 cut-vhd-fixed-11 cut-vhd-fixed-12 cut-vhd-fixed-13 cut-vhd-fixed-14
@@ -61,15 +64,12 @@ _REFUSED: dict[Reason, str] = {
         cut-vmdk-sparse-11 cut-vmdk-sparse-12 cut-vmdk-stream-03 cut-vmdk-stream-04 cut-vmdk-stream-09
         cut-vmdk-stream-10 cut-vmdk-stream-11 cut-vmdk-stream-16 cut-vmdk-stream-17 qcow2-l1size-beyond-eof
         vhd-fixed-cut vhd-fixed-size-large vhd-trailing-garbage-odd vmdk-gdoff-beyond-eof vmdk-gdoff-max
-        vmdk-stream-eos-missing
     """,
     Reason.UNKNOWN_FEATURE: "qcow2-incompat-bit17 vmdk-version-0 vmdk-version-4 vmdk-version-4294967295",
     Reason.UNKNOWN_FORMAT: "mix-one-byte",
     Reason.UNSUPPORTED_SUBFORMAT: """
-        qcow2-extl2-compressed qcow2-extl2-cs65536 qcow2-extl2-both-bits mix-qcow2-all-zero qfuzz-all-091 qfuzz-all-093
-        vmdk-custom-mixed-extents vmdk-twoGbMaxExtentFlat vmdk-twoGbMaxExtentSparse vmdk-vmfs-flat
-        guest-debian12-extended-part vmdk-text-fulldevice vmdk-text-vmfs-etc-passwd dissect-sesparse-vmdk
-        vmdkrs-twoGbMaxExtentSparse
+        mix-qcow2-all-zero qfuzz-all-091 qfuzz-all-093
+        vmdk-text-fulldevice dissect-sesparse-vmdk
     """,
 }
 
@@ -91,7 +91,7 @@ _DOUBTED: dict[Reason, str] = {
     Reason.TRUNCATED: """
         cut-gpt-06 cut-gpt-08 cut-gpt-13 cut-gpt-15 cut-gpt-17 cut-gpt-18 cut-gpt-19 cut-vhd-dynamic-18
         disk-mbr-part-beyond vhd-end-cookie-bad dissect-vol-gpt-hybrid grr-ntfs qemu-grub-mbr
-        qcow2-bitmap-table-huge qcow2-snapoff-beyond-eof
+        qcow2-bitmap-table-huge qcow2-snapoff-beyond-eof vmdk-stream-eos-missing
     """,
     Reason.UNCLEAN: "qcow2-lazy-dirty",
 }

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diskfmt import engine, extents
-from diskfmt.engine import Copier, Fault, Op, Placement, SystemCalls
+from diskfmt.engine import ZERO_PLACE, Copier, Fault, Op, Placement, SystemCalls, Zeroes
 from diskfmt.errors import CorruptError, InternalError, IOFailedError, Reason, RefusedError
 from diskfmt.extents import Rows
 from diskfmt.kinds import Codec
@@ -139,6 +139,7 @@ def placements(draw: st.DrawFn, guest_size: int) -> Placement:
         group = {"group_units": draw(st.integers(1, 40)), "group_room": draw(st.sampled_from((0, 512, 2560)))}
     common: dict[str, Any] = {"unit": unit, "guest_size": guest_size, "fingerprint": unit >= 64 * KIB}
     kind = draw(st.sampled_from(("fixed", "plain", "prefix", "encoded")))
+    common["zeroes"] = draw(st.sampled_from(Zeroes))
     if kind == "fixed":
         return Placement(fixed=True, base=draw(st.sampled_from((0, 512, 65536, 1000))), **common)
     first = draw(st.sampled_from((512, 1536, 65536, 12345)))
@@ -159,6 +160,7 @@ def placements(draw: st.DrawFn, guest_size: int) -> Placement:
         frame_align=draw(st.sampled_from((1, 512))),
         allow_plain=draw(st.booleans()),
         marker=draw(st.booleans()),
+        adopt=draw(st.booleans()),
         **common,
         **group,
     )
@@ -177,7 +179,7 @@ def test_copy_any_table_any_target_is_what_the_model_says(data: st.DataObject) -
         data.draw(st.integers(0, 2**32), "seed"),
         rows=data.draw(st.integers(1, 30), "rows"),
         longest=longest,
-        sector=data.draw(st.sampled_from((1, 512)), "sector"),
+        sector=data.draw(st.sampled_from((1, 512, 4096)), "sector"),
     )
     placement = data.draw(placements(len(source.disk)), "placement")
     threads = data.draw(st.integers(1, 5), "threads")
@@ -186,6 +188,8 @@ def test_copy_any_table_any_target_is_what_the_model_says(data: st.DataObject) -
     tables = data.draw(st.booleans(), "tables")
     model = Model(
         disk=source.disk,
+        rows=source.runs,
+        zeroes=placement.zeroes,
         unit=placement.unit,
         end=placement.first,
         fixed=placement.fixed,
@@ -205,7 +209,9 @@ def test_copy_any_table_any_target_is_what_the_model_says(data: st.DataObject) -
         closing(Memory()) as target,
         copier(fds, target.fd, placement, threads) as copy,
     ):
-        for rows in extents.chunks(windows_of(source.rows, every), unit=placement.unit, max_units=per_run):
+        windows = windows_of(source.rows, every)
+        zeroes = placement.zeroes is not Zeroes.SKIP
+        for rows in extents.chunks(windows, unit=placement.unit, max_units=per_run, zeroes=zeroes):
             first, places, stored = copy.run(rows)
             wanted = model.run(
                 first,
@@ -268,6 +274,143 @@ def test_copy_with_any_number_of_threads_gives_the_same_bytes(codec: Codec) -> N
                 copy.run(source.rows)
                 assert copy.end == next(iter(seen))[3]
     assert len(seen) == 1
+
+
+# ---- zero units ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", [512, 4 * KIB, 64 * KIB, 2 << 20])
+@pytest.mark.parametrize("zeroes", Zeroes)
+def test_copy_units_of_zeroes_are_left_out_told_or_stored(unit: int, zeroes: Zeroes) -> None:
+    runs = [
+        Run(guest_off=0, length=unit, kind=4),
+        Run(guest_off=unit, length=2 * unit, kind=3),
+        Run(guest_off=3 * unit, length=unit, kind=1, host_len=unit),  # zeroes of the file
+        Run(guest_off=4 * unit, length=2 * unit - 1, kind=4),
+        Run(guest_off=6 * unit - 1, length=1, kind=3),
+    ]
+    said = [False, True, True, True, False, True]
+    with opened([bytes(unit)]) as fds, closing(Memory()) as target:
+        placement = Placement(unit=unit, guest_size=6 * unit, first=512, align=512, zeroes=zeroes)
+        with copier(fds, target.fd, placement, 2) as copy:
+            _, places, stored = copy.run(row_of(*runs))
+            if zeroes is Zeroes.STORE:
+                assert places[said].tolist() == [512 + i * unit for i in range(4)]
+                assert stored.tolist() == [unit * is_said for is_said in said]
+                assert copy.end == 512 + 4 * unit
+            else:
+                told = ZERO_PLACE if zeroes is Zeroes.TELL else 0
+                assert places.tolist() == [told * is_said for is_said in said]
+                assert not stored.any()
+                assert copy.end == 512
+            assert places[~np.array(said)].tolist() == [0, 0]
+        assert not any(target.read())
+
+
+# ---- frames that are kept --------------------------------------------------------------------------------------------
+
+
+def packed(codec: Codec, plain: bytes, window_bits: int) -> bytes:
+    """A frame by another library; deflate and zlib with this window."""
+    if codec is Codec.ZSTD:
+        return reference.deflate(codec, plain)
+    packer = zlib.compressobj(6, zlib.DEFLATED, window_bits if codec is Codec.ZLIB else -window_bits)
+    return packer.compress(plain) + packer.flush()
+
+
+def framed(codec: Codec, disk: bytes, unit: int, window_bits: int) -> tuple[Rows, list[bytes]]:
+    """A disk in one frame a unit, each followed by what is left of its sector; the table, and the exact frames."""
+    runs, frames, at = [], [], 0
+    for offset in range(0, len(disk), unit):
+        plain = disk[offset : offset + unit]
+        frame = packed(codec, plain.ljust(unit, b"\0"), window_bits)
+        room = -(-len(frame) // 512) * 512
+        runs.append(
+            Run(
+                guest_off=offset,
+                length=len(plain),
+                kind=2,
+                host_off=at,
+                host_len=room,
+                frame_len=unit,
+                codec=codec,
+            )
+        )
+        frames.append(frame)
+        at += room
+    return row_of(*runs), frames
+
+
+def body(codec: Codec, frame: bytes) -> bytes:
+    """The deflate stream in a frame; a frame of zstd."""
+    return frame[2:-4] if codec is Codec.ZLIB else frame
+
+
+PAIRS = [
+    (a, b) for a in CODECS for b in CODECS if (a is Codec.ZSTD) == (b is Codec.ZSTD) and engine.can_encode(b, 0, 12)
+]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS, ids=lambda codec: codec.name.lower())
+@pytest.mark.parametrize("threads", [1, 3])
+def test_copy_frames_of_the_source_are_kept_byte_for_byte(source: Codec, target: Codec, threads: int) -> None:
+    rng = random.Random(8)
+    unit = 64 * KIB
+    disk = b"".join(b"%d " % rng.randrange(3000) for _ in range(250_000))[: 15 * unit + 1000]
+    rows, frames = framed(source, disk, unit, 12)
+    placement = Placement(
+        unit=unit,
+        guest_size=len(disk),
+        first=512,
+        codec=target,
+        window_bits=12,
+        allow_plain=True,
+        adopt=True,
+    )
+    file = b"".join(frame.ljust(-(-len(frame) // 512) * 512, b"\xee") for frame in frames)
+    with opened([file]) as fds, closing(Memory()) as out, copier(fds, out.fd, placement, threads) as copy:
+        _, places, stored = copy.run(rows)
+        assert copy.adopted == len(frames)
+        for frame, place, length in zip(frames, places.tolist(), stored.tolist(), strict=True):
+            kept = os.pread(out.fd, length, place)
+            assert body(target, kept) == body(source, frame)
+            assert reference.inflate(target, kept, unit) == reference.inflate(source, frame, unit)
+
+
+def test_copy_frames_with_a_larger_window_are_made_anew() -> None:
+    rng = random.Random(9)
+    unit = 64 * KIB
+    noise = rng.randbytes(20_000)
+    disk = (noise * 4)[:unit] * 2
+    rows, frames = framed(Codec.DEFLATE, disk, unit, 15)
+    for window_bits, kept in ((12, 0), (15, 2)):
+        if not engine.can_encode(Codec.DEFLATE, 0, window_bits):
+            continue
+        placement = Placement(
+            unit=unit, guest_size=len(disk), first=512, codec=Codec.DEFLATE, window_bits=window_bits, adopt=True
+        )
+        file = b"".join(frame.ljust(-(-len(frame) // 512) * 512, b"\0") for frame in frames)
+        with opened([file]) as fds, closing(Memory()) as out, copier(fds, out.fd, placement) as copy:
+            _, places, stored = copy.run(rows)
+            assert copy.adopted == kept
+            for i, (place, length) in enumerate(zip(places.tolist(), stored.tolist(), strict=True)):
+                frame = os.pread(out.fd, length, place)
+                assert inflate_within(window_bits, frame) == disk[i * unit : (i + 1) * unit]
+
+
+def test_copy_damaged_frame_is_not_kept() -> None:
+    unit = 64 * KIB
+    disk = b"a disk " * (2 * unit // 7 + 1)
+    rows, frames = framed(Codec.ZLIB, disk[: 2 * unit], unit, 12)
+    file = bytearray(b"".join(frame.ljust(-(-len(frame) // 512) * 512, b"\0") for frame in frames))
+    file[int(rows[1]["host_off"]) + len(frames[1]) - 1] ^= 1  # its checksum
+    placement = Placement(unit=unit, guest_size=2 * unit, first=512, codec=Codec.DEFLATE, window_bits=12, adopt=True)
+    with opened([bytes(file)]) as fds, copier(fds, -1, placement) as copy, pytest.raises(CorruptError) as caught:
+        copy.run(rows)
+    assert (caught.value.reason, caught.value.guest_offset) == (Reason.CORRUPT_DATA, unit)
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
 
 
 def test_copy_appended_file_cut_to_its_end_keeps_no_reserve(tmp_path: Any) -> None:
@@ -383,12 +526,35 @@ def test_encode_other_libraries_read_it(codec: Codec) -> None:
         assert reference.inflate(codec, engine.encode(codec, plain), 65536) == plain
 
 
-def test_encode_with_window_of_4_kib_needs_no_larger_one() -> None:
-    if not engine.can_encode(Codec.DEFLATE, 1, 12):
+def inflate_within(window_bits: int, frame: bytes) -> bytes:
+    """What a raw deflate stream decodes to. zlib forgives distances into what one call has put out: a byte a call."""
+    unpacker = zlib.decompressobj(-window_bits)
+    out = bytearray()
+    while not unpacker.eof:
+        part = unpacker.decompress(frame, 1)
+        if not part and not unpacker.eof and not unpacker.unconsumed_tail:
+            raise ValueError("the frame is not complete")
+        out += part
+        frame = unpacker.unconsumed_tail
+    return bytes(out)
+
+
+def test_inflate_within_refuses_a_larger_window() -> None:
+    plain = random.Random(1).randbytes(5000) * 3
+    frame = packed(Codec.DEFLATE, plain, 15)
+    assert inflate_within(13, frame) == plain
+    with pytest.raises(zlib.error):
+        inflate_within(12, frame)
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 6, 9])
+def test_encode_with_window_of_4_kib_needs_no_larger_one(level: int) -> None:
+    if not engine.can_encode(Codec.DEFLATE, level, 12):
         pytest.skip("no encoder with a bounded window in this build")
-    plain = random.Random(1).randbytes(5000) * 12
-    frame = engine.encode(Codec.DEFLATE, plain, level=1, window_bits=12)
-    assert zlib.decompressobj(-12).decompress(frame) == plain
+    rng = random.Random(1)
+    for plain in (rng.randbytes(5000) * 12, b"".join(b"%d " % rng.randrange(999) for _ in range(15_000))):
+        frame = engine.encode(Codec.DEFLATE, plain, level=level, window_bits=12)
+        assert inflate_within(12, frame) == plain
 
 
 def test_encode_unknown_level_is_refused() -> None:

@@ -39,7 +39,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *in = in_end - in_len;
     if (in_len > 0)
         memcpy(in, data + 4, in_len);
-    int code = dfmt_decoder_run(kept, codec, in, in_len, out_end - out_len, out_len);
+    size_t used = 0;
+    int code = dfmt_decoder_run(kept, codec, in, in_len, out_end - out_len, out_len, &used);
+    if (code == DFMT_OK && used > in_len)
+        abort();
     if (code != DFMT_OK && code != DFMT_E_DATA && !(code == DFMT_E_CODEC && !dfmt_can_decode(codec)))
         abort();
     int again = dfmt_decode(codec, in, in_len, out_end - out_len, out_len, NULL);

@@ -53,7 +53,7 @@ static int sink_fallocate(void *ctx, int fd, int mode, uint64_t offset, uint64_t
 
 typedef struct result {
     int code;
-    uint64_t end, fingerprint, sum, guest_off;
+    uint64_t adopted, end, fingerprint, sum, guest_off;
     uint64_t *places;
 } result;
 
@@ -75,6 +75,7 @@ static result copy(const dfmt_placement *p, const dfmt_row *rows, size_t count, 
     dfmt_error err = {0};
     r.code = dfmt_copy_run(c, rows, count, r.places, r.places + units, units, &err);
     dfmt_copy_finish(c);
+    r.adopted = dfmt_copy_adopted(c);
     r.end = dfmt_copy_end(c);
     r.fingerprint = dfmt_copy_fingerprint(c);
     r.sum = atomic_load(&s.sum);
@@ -160,14 +161,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                         .window_bits = 9 + n[11] % 7, .allow_plain = n[12] % 2,
                         .prefix_len = n[13] % 2 * (n[14] + 1U), .prefix_byte = n[15], .marker = n[16] % 2,
                         .group_units = n[17], .group_room = 2U * n[18], .guest_size = start + span,
-                        .fingerprint = n[0] % 14 >= 7};
+                        .fingerprint = n[0] % 14 >= 7, .zeroes = n[28] % 3, .adopt = n[29] % 2};
     if (p.codec != DFMT_NONE)
         p.prefix_len = 0;
     result one = copy(&p, rows, count, 512 + n[19], 1);
     result two = copy(&p, rows, count, 512 + n[19], 2);
     if (one.code != two.code || one.guest_off != two.guest_off)
         abort();
-    if (one.code == DFMT_OK && (one.end != two.end || one.fingerprint != two.fingerprint || one.sum != two.sum))
+    if (one.code == DFMT_OK && (one.end != two.end || one.fingerprint != two.fingerprint || one.sum != two.sum ||
+                                one.adopted != two.adopted))
         abort();
     if (read_code == DFMT_OK && one.code != DFMT_OK && one.code != DFMT_E_CODEC && one.code != -1 &&
         start % p.unit == 0)

@@ -28,7 +28,7 @@
 /* The Python binding reads everything between the two cffi marks. */
 /* cffi: begin */
 
-#define DFMT_ABI 2
+#define DFMT_ABI 3
 
 /* ---- errors ---------------------------------------------------------------------------------------------- */
 
@@ -188,8 +188,19 @@ typedef struct dfmt_placement {
     uint64_t group_room;   /* … so many bytes are left free, from a multiple of frame_align                     */
     uint64_t guest_size;   /* bytes of the guest disk: the last unit may end behind it                          */
     uint32_t fingerprint;  /* 1: keep a fingerprint of the content (units of 64 KiB and more)                   */
+    uint32_t zeroes;       /* appended: what becomes of units that read as zero: DFMT_ZEROES_…                  */
+    uint32_t adopt;        /* 1: a frame of the source that is a whole unit in the same codec is not made anew  */
     uint32_t reserved;
 } dfmt_placement;
+
+/* A unit that is all zero, and of which some row says anything but HOLE. (A unit of holes alone is never stored.) */
+enum {
+    DFMT_ZEROES_SKIP = 0, /* not stored, place 0, as a hole                                             */
+    DFMT_ZEROES_TELL = 1, /* not stored, place DFMT_ZERO_PLACE                                          */
+    DFMT_ZEROES_STORE = 2 /* stored like any other; what is plain may be a hole of the target's file    */
+};
+
+#define DFMT_ZERO_PLACE 1
 
 typedef struct dfmt_copy dfmt_copy;
 
@@ -200,7 +211,7 @@ dfmt_copy *dfmt_copy_new(const dfmt_io *io, const int *fds, size_t fd_count, int
 void dfmt_copy_free(dfmt_copy *copy);
 
 /* Copy the units of a table. rows[0] starts on a multiple of the unit. For unit i from there, places[i] becomes the
- * host offset of its data (behind prefix or marker; 0: all zero, not stored), stored[i] its stored bytes (equal to
+ * host offset of its data (behind prefix or marker; 0 or DFMT_ZERO_PLACE: not stored), stored[i] its stored bytes (equal to
  * the unit: plain; otherwise the length of its frame). A fixed placement takes NULL for both. Returns when
  * everything is written, or the first error in guest order is known. Tables come in ascending order. */
 int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint64_t *places, uint64_t *stored,
@@ -213,6 +224,11 @@ int dfmt_copy_set_end(dfmt_copy *copy, uint64_t end);
 void dfmt_copy_finish(dfmt_copy *copy);
 /* 64 bits that depend on the guest's non-zero bytes and their offsets, not on rows, threads or placement. */
 uint64_t dfmt_copy_fingerprint(const dfmt_copy *copy);
+
+/* How many frames of the source were kept as they are. Each was decoded all the same: no damaged one is handed on. What
+ * is kept: deflate and zlib, also one as the other, with match distances inside the window of the placement and in
+ * codes that every reader takes; zstd without a dictionary and with a window of at most 2 MiB. */
+uint64_t dfmt_copy_adopted(const dfmt_copy *copy);
 
 /* Before the first run: have the kernel start to store what is written, each time that `step` bytes of the target are
  * done (0: not at all). For outputs that are flushed at the end, which then takes less. */

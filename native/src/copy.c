@@ -13,383 +13,29 @@
  * file is new, so the batches of that unit that are zero need not be written.
  */
 #define _GNU_SOURCE
-#include "internal.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
+#include "copy.h"
 
 #define BATCH (UINT64_C(512) << 10)
-#define PIECE (UINT64_C(64) << 10) /* granularity of the fingerprint; batches start and end on it */
-#define PAGE UINT64_C(4096)        /* zero runs of this size and alignment become holes */
-#define MARKER 12
 #define MAX_THREADS 64
 #define MAX_UNIT (UINT64_C(256) << 20)
 #define RING_MEMORY (UINT64_C(128) << 20) /* the slots stay below, whatever the number of threads */
 #define WORKER_MEMORY (UINT64_C(64) << 20) /* so do the buffers of all threads, or there are fewer threads */
-#define PREALLOCATE (UINT64_C(64) << 20)
-#define NO_UNIT UINT64_MAX
 #define MAX_OFFSET (UINT64_C(1) << 62) /* sums of a few of them do not wrap around */
-
-enum slot_state { FREE, BUSY, READY, PLACED, WRITING };
-
-/* One unit, or the part of one unit, in a batch. */
-typedef struct part {
-    uint64_t place;  /* where its data goes; 0: nowhere */
-    uint32_t frame;  /* encoded: length of the frame in the slot's `encoded` */
-    uint32_t at;     /* encoded: where that frame (or its marker) starts there */
-    bool zero;
-    bool opens;      /* the unit gets its place with this part: write the prefix */
-} part;
-
-typedef struct slot {
-    enum slot_state state;
-    uint64_t ticket;
-    uint64_t start, stop; /* guest range */
-    size_t first_row;
-    uint64_t stored; /* of it came from a file */
-    uint8_t *data;
-    uint8_t *encoded;
-    uint64_t encoded_len;
-    part *parts;
-    uint32_t *crcs; /* of each PIECE; only where the piece is not zero */
-    bool *piece_zero;
-    dfmt_error error;
-} slot;
-
-struct dfmt_copy {
-    const dfmt_io *io;
-    const int *fds;
-    size_t fd_count;
-    int target;
-    int threads;
-    dfmt_placement p;
-
-    /* What one run works on; constant while it runs. */
-    const dfmt_row *rows;
-    size_t row_count;
-    uint64_t start, stop;
-    uint64_t batch; /* guest bytes of a batch: a power of two */
-    uint64_t frame; /* the largest that is decoded; 0: none is */
-    uint64_t done;  /* where the last run ended */
-    uint64_t *places, *stored;
-
-    /* Under the lock. */
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    slot *slots;
-    size_t slot_count;
-    uint64_t position; /* guest offset of the next batch */
-    size_t next_row;
-    uint64_t next_ticket, turn;
-    bool exhausted, failed;
-    uint64_t end;       /* of the target's used part */
-    uint64_t allocated; /* the file system was asked for the blocks up to here */
-    uint64_t open_unit, open_place; /* the unit that got its place last */
-    uint64_t group;                 /* of the last stored unit, or NO_UNIT */
-    uint64_t fingerprint;
-
-    atomic_uint_fast64_t progress;
-    atomic_int cancelled;
-    atomic_int allocates; /* the file system can be asked for blocks */
-    uint64_t write_behind; /* step; 0: not at all */
-    uint64_t handed_over;  /* the kernel was told to store the target up to here */
-};
-
-static bool is_encoding(const dfmt_copy *copy) { return copy->p.codec != DFMT_NONE; }
-
-/* The piece of the guest that one part covers. */
-static uint64_t part_size(const dfmt_copy *copy) { return dfmt_min(copy->p.unit, copy->batch); }
-
-/* ---- one batch, no lock held ----------------------------------------------------------------------------------- */
-
-static void note_pieces(const dfmt_copy *copy, slot *s)
-{
-    for (uint64_t at = s->start, i = 0; at < s->stop; at += PIECE, i++) {
-        uint64_t length = dfmt_min(PIECE, s->stop - at);
-        const uint8_t *data = s->data + (at - s->start);
-        s->piece_zero[i] = dfmt_is_zero(data, length);
-        if (!s->piece_zero[i] && copy->p.fingerprint)
-            s->crcs[i] = dfmt_crc32(data, length);
-    }
-}
-
-static int encode_parts(dfmt_copy *copy, dfmt_encoder *encoder, slot *s)
-{
-    uint64_t unit = copy->p.unit;
-    uint64_t lead = copy->p.marker ? MARKER : 0;
-    size_t bound = dfmt_encode_bound((int)copy->p.codec, unit);
-    s->encoded_len = 0;
-    for (uint64_t at = s->start, i = 0; at < s->stop; at += unit, i++) {
-        part *part = &s->parts[i];
-        if (part->zero)
-            continue;
-        /* Units are encoded whole; what lies behind the end of the guest is zero. */
-        uint8_t *data = s->data + (at - s->start);
-        uint8_t *to = s->encoded + s->encoded_len;
-        size_t frame = dfmt_encoder_run(encoder, data, unit, to + lead, bound);
-        if (frame == 0)
-            return dfmt_fail(&s->error, DFMT_E_CODEC, 0, 0, at, DFMT_TARGET);
-        if (copy->p.allow_plain && frame >= unit)
-            continue; /* stored plain: frame stays 0 */
-        if (lead) {
-            dfmt_store_le64(to, at / 512);
-            dfmt_store_le32(to + 8, (uint32_t)frame);
-        }
-        uint64_t end = dfmt_align_up(s->encoded_len + lead + frame, copy->p.frame_align);
-        memset(to + lead + frame, 0, end - (s->encoded_len + lead + frame));
-        part->frame = (uint32_t)frame;
-        part->at = (uint32_t)s->encoded_len;
-        s->encoded_len = end;
-    }
-    return DFMT_OK;
-}
-
-static int process(dfmt_copy *copy, dfmt_reader *reader, dfmt_encoder *encoder, slot *s)
-{
-    int code = dfmt_fill(reader, copy->rows, copy->row_count, s->first_row, s->start, s->stop, s->data, &s->stored,
-                         &s->error);
-    if (code != DFMT_OK)
-        return code;
-    note_pieces(copy, s);
-    uint64_t size = part_size(copy);
-    uint64_t padded = s->start + dfmt_align_up(s->stop - s->start, size);
-    memset(s->data + (s->stop - s->start), 0, padded - s->stop);
-    for (uint64_t at = s->start, i = 0; at < s->stop; at += size, i++) {
-        uint64_t length = dfmt_min(size, s->stop - at);
-        bool zero = true;
-        if (length % PIECE == 0) { /* known from the pieces */
-            for (uint64_t piece = (at - s->start) / PIECE, n = length / PIECE; n > 0 && zero; n--)
-                zero = s->piece_zero[piece++];
-        } else {
-            zero = dfmt_is_zero(s->data + (at - s->start), length);
-        }
-        s->parts[i] = (part){.zero = zero};
-    }
-    return is_encoding(copy) ? encode_parts(copy, encoder, s) : DFMT_OK;
-}
-
-/* ---- places, under the lock ------------------------------------------------------------------------------------ */
-
-static void enter_group(dfmt_copy *copy, uint64_t unit_index)
-{
-    if (copy->p.group_units == 0)
-        return;
-    uint64_t group = unit_index / copy->p.group_units;
-    if (copy->group != NO_UNIT && copy->group != group)
-        copy->end = dfmt_align_up(copy->end, copy->p.frame_align) + copy->p.group_room;
-    copy->group = group;
-}
-
-static void place_part(dfmt_copy *copy, part *part, uint64_t unit_index)
-{
-    if (copy->open_unit == unit_index && copy->open_place != 0) {
-        part->place = copy->open_place;
-        return;
-    }
-    enter_group(copy, unit_index);
-    if (part->frame != 0) {
-        part->place = dfmt_align_up(copy->end, copy->p.frame_align) + (copy->p.marker ? MARKER : 0);
-        copy->end = dfmt_align_up(part->place + part->frame, copy->p.frame_align);
-    } else {
-        part->place = dfmt_align_up(copy->end + copy->p.prefix_len, copy->p.align);
-        copy->end = part->place + copy->p.unit;
-    }
-    part->opens = true;
-    copy->open_unit = unit_index;
-    copy->open_place = part->place;
-    uint64_t index = unit_index - copy->start / copy->p.unit;
-    copy->places[index] = part->place;
-    copy->stored[index] = part->frame != 0 ? part->frame : copy->p.unit;
-}
-
-/* Ask for the blocks of a range that is about to be written: fresh pages of an allocated range cost half. Only an
- * optimisation: a file system that cannot, or has no room for the reserve, is written without. False: it has
- * not; s->error says if that is more than a lack of it. */
-static bool allocate(dfmt_copy *copy, slot *s, int mode, uint64_t from, uint64_t length)
-{
-    if (!atomic_load_explicit(&copy->allocates, memory_order_relaxed))
-        return false;
-    if (copy->io->fallocate(copy->io->ctx, copy->target, mode, from, length) == 0)
-        return true;
-    if (errno == EINTR)
-        return false; /* the next one asks again */
-    atomic_store_explicit(&copy->allocates, 0, memory_order_relaxed);
-    if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL && errno != ENOSPC && errno != EFBIG &&
-        errno != EDQUOT)
-        dfmt_fail(&s->error, DFMT_E_WRITE, errno, from, s->start, DFMT_TARGET);
-    return false;
-}
-
-/* Appended small units have no holes between them, so blocks are reserved far ahead. */
-static bool reserves_ahead(const dfmt_copy *copy) { return !copy->p.fixed && copy->p.unit <= PIECE; }
-
-/* The file grows with the reserve, so that whoever sets its final length gives back what was not needed; blocks behind
- * the end would stay if that length were larger. */
-static void reserve_ahead(dfmt_copy *copy, slot *s)
-{
-    if (!reserves_ahead(copy) || copy->end <= copy->allocated)
-        return;
-    uint64_t length = dfmt_max(copy->end - copy->allocated, PREALLOCATE);
-    if (allocate(copy, s, 0, copy->allocated, length))
-        copy->allocated += length;
-}
-
-/* splitmix64's finaliser: every input bit reaches every output bit. */
-static uint64_t mix(uint64_t value)
-{
-    value = (value ^ (value >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    value = (value ^ (value >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return value ^ (value >> 31);
-}
-
-static void place(dfmt_copy *copy, slot *s)
-{
-    if (copy->p.fingerprint)
-        for (uint64_t at = s->start, i = 0; at < s->stop; at += PIECE, i++)
-            if (!s->piece_zero[i])
-                copy->fingerprint = mix(copy->fingerprint + mix((at / PIECE) << 32 | s->crcs[i]) + 1);
-    bool any = false;
-    uint64_t size = part_size(copy);
-    for (uint64_t at = s->start, i = 0; at < s->stop; at += size, i++) {
-        if (s->parts[i].zero)
-            continue;
-        any = true;
-        if (copy->p.fixed)
-            s->parts[i].place = copy->p.base + at;
-        else
-            place_part(copy, &s->parts[i], at / copy->p.unit);
-    }
-    if (any)
-        reserve_ahead(copy, s);
-    s->state = any && s->error.code == DFMT_OK ? PLACED : FREE;
-    if (s->state == FREE)
-        atomic_fetch_add_explicit(&copy->progress, s->stored, memory_order_relaxed);
-}
-
-/* ---- writing, no lock held ------------------------------------------------------------------------------------- */
-
-/* Writes ascend, and one thread at a time makes them. Only a hint: what fails on the way to the disk is told by fsync. */
-static void store_behind(dfmt_copy *copy, uint64_t end)
-{
-    if (copy->write_behind == 0 || end < copy->handed_over + copy->write_behind)
-        return;
-    (void)copy->io->write_behind(copy->io->ctx, copy->target, copy->handed_over, end - copy->handed_over);
-    copy->handed_over = end;
-}
-
-static int write_out(dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t length, uint64_t offset)
-{
-    if (copy->target < 0)
-        return DFMT_OK;
-    int code = dfmt_pwrite(copy->io, copy->target, data, length, offset, &s->error);
-    if (code != DFMT_OK)
-        s->error.guest_off = s->start;
-    else
-        store_behind(copy, offset + length);
-    return code;
-}
-
-/* Write what is not zero of [data, data + length), in runs of pages. */
-static int write_runs(dfmt_copy *copy, slot *s, const uint8_t *data, uint64_t length, uint64_t offset)
-{
-    uint64_t at = 0;
-    while (at < length) {
-        uint64_t page = dfmt_min(PAGE - (offset + at) % PAGE, length - at);
-        if (dfmt_is_zero(data + at, page)) {
-            at += page;
-            continue;
-        }
-        uint64_t run = at + page;
-        while (run < length) {
-            page = dfmt_min(PAGE, length - run);
-            if (dfmt_is_zero(data + run, page))
-                break;
-            run += page;
-        }
-        bool fresh = run - at >= PIECE && !reserves_ahead(copy);
-        if (fresh && !allocate(copy, s, FALLOC_FL_KEEP_SIZE, offset + at, run - at) && s->error.code != DFMT_OK)
-            return s->error.code;
-        int code = write_out(copy, s, data + at, run - at, offset + at);
-        if (code != DFMT_OK)
-            return code;
-        at = run;
-    }
-    return DFMT_OK;
-}
-
-static int write_prefix(dfmt_copy *copy, slot *s, const part *part)
-{
-    uint8_t prefix[512];
-    memset(prefix, (int)copy->p.prefix_byte, sizeof(prefix));
-    for (uint64_t left = copy->p.prefix_len; left > 0;) {
-        uint64_t length = dfmt_min(left, sizeof(prefix));
-        int code = write_out(copy, s, prefix, length, part->place - left);
-        if (code != DFMT_OK)
-            return code;
-        left -= length;
-    }
-    return DFMT_OK;
-}
-
-/* Where a part's bytes are in memory, where they go, and how many they are. */
-typedef struct transfer {
-    const uint8_t *from;
-    uint64_t to, length;
-} transfer;
-
-static transfer transfer_of(const dfmt_copy *copy, const slot *s, uint64_t index)
-{
-    const part *part = &s->parts[index];
-    if (part->frame != 0) {
-        uint64_t lead = copy->p.marker ? MARKER : 0;
-        return (transfer){s->encoded + part->at, part->place - lead,
-                          dfmt_align_up(lead + part->frame, copy->p.frame_align)};
-    }
-    uint64_t size = part_size(copy);
-    uint64_t at = s->start + index * size;
-    uint64_t in_unit = copy->p.fixed ? 0 : at % copy->p.unit;
-    return (transfer){s->data + index * size, part->place + in_unit, dfmt_min(size, s->stop - at)};
-}
-
-static int write_slot(dfmt_copy *copy, slot *s)
-{
-    uint64_t parts = (s->stop - s->start + part_size(copy) - 1) / part_size(copy);
-    bool sparse = !is_encoding(copy) && copy->p.unit > PAGE;
-    transfer run = {0};
-    for (uint64_t i = 0; i <= parts; i++) {
-        transfer next = {0};
-        if (i < parts) {
-            const part *part = &s->parts[i];
-            if (part->zero)
-                continue;
-            next = transfer_of(copy, s, i);
-            if (part->opens && copy->p.prefix_len != 0 && write_prefix(copy, s, part) != DFMT_OK)
-                return s->error.code;
-            if (run.length != 0 && run.from + run.length == next.from && run.to + run.length == next.to) {
-                run.length += next.length;
-                continue;
-            }
-        }
-        int code = DFMT_OK;
-        if (run.length != 0)
-            code = sparse ? write_runs(copy, s, run.from, run.length, run.to)
-                          : write_out(copy, s, run.from, run.length, run.to);
-        if (code != DFMT_OK)
-            return code;
-        run = next;
-    }
-    return DFMT_OK;
-}
 
 /* ---- the threads ----------------------------------------------------------------------------------------------- */
 
-/* Give the slot the next batch that holds a stored row. False: there is none. */
+/* Must the engine look at the units of a row? */
+static bool is_wanted(const dfmt_copy *copy, const dfmt_row *row)
+{
+    return row->kind <= DFMT_ENCODED || (row->kind == DFMT_ZERO && copy->p.zeroes == DFMT_ZEROES_STORE && !copy->p.fixed);
+}
+
+/* Give the slot the next batch that holds a row that is wanted. False: there is none. */
 static bool next_batch(dfmt_copy *copy, slot *s)
 {
     while (copy->next_row < copy->row_count) {
         const dfmt_row *row = &copy->rows[copy->next_row];
-        if (row->kind <= DFMT_ENCODED && row->guest_off + row->length > copy->position)
+        if (is_wanted(copy, row) && row->guest_off + row->length > copy->position)
             break;
         copy->next_row++;
     }
@@ -399,7 +45,7 @@ static bool next_batch(dfmt_copy *copy, slot *s)
     uint64_t grain = dfmt_max(PIECE, dfmt_min(copy->p.unit, copy->batch));
     s->start = dfmt_max(copy->position, first / grain * grain);
     s->stop = dfmt_min(first / copy->batch * copy->batch + copy->batch, copy->stop);
-    /* Rows between position and the first stored one are not needed, but one may reach into the batch. */
+    /* Rows between position and the first wanted one are not needed, but one may reach into the batch. */
     s->first_row = copy->next_row;
     while (s->first_row > 0 && copy->rows[s->first_row].guest_off > s->start)
         s->first_row--;
@@ -454,7 +100,7 @@ static void take_turns(dfmt_copy *copy, dfmt_error *first, uint64_t *first_ticke
                     s->state = FREE;
                     continue;
                 }
-                place(copy, s);
+                dfmt_batch_place(copy, s);
                 if (s->error.code != DFMT_OK)
                     fail_slot(copy, s, first, first_ticket);
             }
@@ -488,7 +134,7 @@ static void *work(void *argument)
         if (s != NULL) {
             s->state = WRITING;
             pthread_mutex_unlock(&copy->lock);
-            int code = write_slot(copy, s);
+            int code = dfmt_batch_write(copy, s);
             pthread_mutex_lock(&copy->lock);
             s->state = FREE;
             if (code != DFMT_OK)
@@ -506,7 +152,7 @@ static void *work(void *argument)
                 continue;
             }
             pthread_mutex_unlock(&copy->lock);
-            int code = process(copy, &w->reader, w->encoder, s);
+            int code = dfmt_batch_make(copy, &w->reader, w->encoder, s);
             pthread_mutex_lock(&copy->lock);
             s->state = READY;
             if (code != DFMT_OK)
@@ -603,7 +249,9 @@ static bool placement_makes_sense(const dfmt_placement *p, uint64_t end)
         return false;
     if (p->guest_size > MAX_OFFSET || p->base > MAX_OFFSET || end > MAX_OFFSET)
         return false;
-    if (!p->fixed && end == 0) /* a place of 0 says "not stored" */
+    if (!p->fixed && end <= (p->zeroes == DFMT_ZEROES_TELL ? DFMT_ZERO_PLACE : 0)) /* places that say "not stored" */
+        return false;
+    if (p->zeroes > DFMT_ZEROES_STORE || p->adopt > 1 || (p->adopt && (p->window_bits < 9 || p->window_bits > 15)))
         return false;
     return !p->fingerprint || p->unit >= PIECE;
 }
@@ -660,16 +308,18 @@ static int open_worker(dfmt_copy *copy, worker *w)
     return code;
 }
 
-/* What a thread needs beside the slots. What an encoder holds shows when it has seen one unit. */
+/* What a thread needs beside the slots. What zstd holds shows when it has seen one unit. */
 static uint64_t worker_memory(const dfmt_copy *copy, const worker *w)
 {
     uint64_t memory = copy->frame != 0 ? dfmt_reader_memory(copy->frame) : 0;
     if (w->encoder == NULL)
         return memory;
-    slot *s = &copy->slots[0];
-    memset(s->data, 0, copy->p.unit);
-    (void)dfmt_encoder_run(w->encoder, s->data, copy->p.unit, s->encoded,
-                           dfmt_encode_bound((int)copy->p.codec, copy->p.unit));
+    if (copy->p.codec == DFMT_ZSTD) {
+        slot *s = &copy->slots[0];
+        memset(s->data, 0, copy->p.unit);
+        (void)dfmt_encoder_run(w->encoder, s->data, copy->p.unit, s->encoded,
+                               dfmt_encode_bound((int)copy->p.codec, copy->p.unit));
+    }
     return memory + dfmt_encoder_memory(w->encoder);
 }
 
@@ -742,7 +392,10 @@ int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint6
     for (size_t i = 0; i < copy->slot_count; i++)
         copy->slots[i].state = FREE;
     worker workers[MAX_THREADS] = {0};
-    return run_workers(copy, workers, err);
+    code = run_workers(copy, workers, err);
+    if (code == DFMT_OK && !copy->p.fixed && copy->p.zeroes == DFMT_ZEROES_TELL)
+        dfmt_tell_zeroes(copy);
+    return code;
 }
 
 uint64_t dfmt_copy_end(const dfmt_copy *copy)
@@ -760,9 +413,12 @@ int dfmt_copy_set_end(dfmt_copy *copy, uint64_t end)
 
 void dfmt_copy_finish(dfmt_copy *copy)
 {
-    if (copy->p.group_units != 0 && copy->group != NO_UNIT)
-        copy->end = dfmt_align_up(copy->end, copy->p.frame_align) + copy->p.group_room;
-    copy->group = NO_UNIT;
+    dfmt_leave_group(copy);
+}
+
+uint64_t dfmt_copy_adopted(const dfmt_copy *copy)
+{
+    return copy->adopted;
 }
 
 uint64_t dfmt_copy_fingerprint(const dfmt_copy *copy)

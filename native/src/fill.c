@@ -62,7 +62,7 @@ static int reserve(const dfmt_io *io, uint8_t **buffer, size_t *room, size_t nee
 }
 
 /* Make the stored bytes of rows[i] available, and with one read those of the frames behind it. */
-static int load_frames(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t i, uint64_t stop,
+static int load_frames(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t i, uint64_t ahead,
                        dfmt_error *err)
 {
     const dfmt_row *row = &rows[i];
@@ -70,7 +70,7 @@ static int load_frames(dfmt_reader *reader, const dfmt_row *rows, size_t count, 
     if (reader->in_len > 0 && reader->in_file == row->file_id && row->host_off >= reader->in_start &&
         end <= reader->in_start + reader->in_len)
         return DFMT_OK;
-    for (size_t j = i + 1; j < count && rows[j].kind == DFMT_ENCODED && rows[j].guest_off < stop; j++) {
+    for (size_t j = i + 1; j < count && rows[j].kind == DFMT_ENCODED && rows[j].guest_off < ahead; j++) {
         uint64_t next_end = rows[j].host_off + rows[j].host_len;
         if (rows[j].file_id != row->file_id || rows[j].host_off < row->host_off || rows[j].host_off > end + 4096 ||
             next_end - row->host_off > SPAN)
@@ -111,28 +111,40 @@ static int decode_row(dfmt_reader *reader, const dfmt_row *row, uint64_t skip, u
     uint64_t in_frame = row->frame_skip + skip;
     int code;
     if (in_frame == 0 && length == row->frame_len) {
-        code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, out, row->frame_len);
+        code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, out, row->frame_len, &reader->last_used);
     } else {
         code = DFMT_OK;
         if (!same_frame(&reader->frame_of, row)) {
             reader->frame_of.frame_len = 0;
             code = reserve(reader->io, &reader->frame, &reader->frame_room, row->frame_len);
             if (code == DFMT_OK)
-                code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, reader->frame, row->frame_len);
+                code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, reader->frame, row->frame_len,
+                                        &reader->frame_used);
             if (code == DFMT_OK)
                 reader->frame_of = *row;
         }
         if (code == DFMT_OK)
             memcpy(out, reader->frame + in_frame, length);
+        reader->last_used = reader->frame_used;
     }
+    reader->last = code == DFMT_OK ? row : NULL;
     return code == DFMT_OK ? DFMT_OK : dfmt_fail(err, code, 0, row->host_off, row->guest_off, row->file_id);
 }
 
+const uint8_t *dfmt_reader_frame(const dfmt_reader *reader, const dfmt_row *row, size_t *length)
+{
+    if (reader->last != row)
+        return NULL;
+    *length = reader->last_used;
+    return reader->in + (row->host_off - reader->in_start);
+}
+
 int dfmt_fill(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t first, uint64_t start, uint64_t stop,
-              uint8_t *out, uint64_t *stored, dfmt_error *err)
+              uint64_t ahead, uint8_t *out, uint64_t *stored, dfmt_error *err)
 {
     uint64_t at = start;
     *stored = 0;
+    reader->last = NULL;
     for (size_t i = first; i < count && at < stop; i++) {
         const dfmt_row *row = &rows[i];
         uint64_t row_end = row->guest_off + row->length;
@@ -147,7 +159,7 @@ int dfmt_fill(dfmt_reader *reader, const dfmt_row *rows, size_t count, size_t fi
         if (row->kind == DFMT_DATA) {
             code = dfmt_pread(reader->io, reader->fds[row->file_id], to, length, row->host_off + skip, err);
         } else if (row->kind == DFMT_ENCODED) {
-            code = load_frames(reader, rows, count, i, stop, err);
+            code = load_frames(reader, rows, count, i, ahead, err);
             if (code == DFMT_OK)
                 code = decode_row(reader, row, skip, length, to, err);
         } else {
@@ -181,7 +193,7 @@ int dfmt_read(const dfmt_io *io, const int *fds, size_t fd_count, const dfmt_row
     dfmt_reader reader;
     code = dfmt_reader_init(&reader, io, fds, fd_count, NULL);
     if (code == DFMT_OK)
-        code = dfmt_fill(&reader, rows, row_count, 0, start, stop, out, &stored, err);
+        code = dfmt_fill(&reader, rows, row_count, 0, start, stop, stop, out, &stored, err);
     else
         dfmt_fail(err, code, 0, 0, start, 0);
     dfmt_reader_free(&reader);

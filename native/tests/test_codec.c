@@ -3,10 +3,6 @@
 
 #include "internal.h"
 
-#if HAVE_ZLIB
-#include <zlib.h>
-#endif
-
 static const char *const names[] = {"none", "deflate", "zlib", "zstd"};
 enum { UNIT = 65536 };
 
@@ -36,17 +32,19 @@ static void expect(int code, int codec, size_t in_len, size_t out_len)
     guarded_free(to);
 }
 
-#if HAVE_ZLIB
-/* zlib refuses a distance beyond the window that it is given: the bound of qcow2. */
+/* No distance is above the window: what qcow2 asks for. */
 static void window_holds(int codec, int window, size_t size, size_t length)
 {
-    z_stream stream = {.next_in = frame, .avail_in = (uInt)size, .next_out = out, .avail_out = (uInt)length};
-    SAME(inflateInit2(&stream, codec == DFMT_ZLIB ? 15 : -window), Z_OK);
-    SAME(inflate(&stream, Z_FINISH), Z_STREAM_END);
-    inflateEnd(&stream);
-    CHECK(memcmp(out, plain, length) == 0);
-}
+    const uint8_t *in = codec == DFMT_ZLIB ? frame + 2 : frame;
+    dfmt_walk walk;
+    CHECK(dfmt_deflate_walk(in, size - (codec == DFMT_ZLIB ? 6 : 0), length, 1U << window, &walk));
+    SAME(walk.used, size - (codec == DFMT_ZLIB ? 6 : 0));
+    SAME(walk.made, length);
+#if HAVE_ZLIB
+    if (length <= 4097 || (length == UNIT && window % 3 == 0))
+        CHECK(window_is_enough(in, size, window));
 #endif
+}
 
 static int round_trips(int codec)
 {
@@ -59,7 +57,7 @@ static int round_trips(int codec)
             if (codec == DFMT_ZSTD && window != 15)
                 continue; /* the window is deflate's */
             tried++;
-            for (int content = 0; content < 3; content++) {
+            for (int content = 0; content < 4; content++) {
                 for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
                     size_t length = lengths[i];
                     if (length > UNIT && (level > 3 || window % 3 != 0))
@@ -69,13 +67,13 @@ static int round_trips(int codec)
                         fill_text(plain, length);
                     if (content == 2)
                         fill_random(plain, length);
+                    if (content == 3)
+                        fill_repeats(plain, length);
                     size_t size = encode(codec, level, window, plain, length);
                     SAME(dfmt_decode(codec, frame, size, out, length, NULL), DFMT_OK);
                     CHECK(memcmp(out, plain, length) == 0);
-#if HAVE_ZLIB
                     if (codec != DFMT_ZSTD)
                         window_holds(codec, window, size, length);
-#endif
                 }
             }
         }
@@ -172,6 +170,135 @@ static void several_zstd_frames(void)
     free(b);
 }
 
+/* One raw block in a frame by hand (RFC 8878). Returns its length. */
+static size_t zstd_by_hand(uint8_t descriptor, uint8_t window, const uint8_t *id, size_t id_len, size_t length)
+{
+    size_t at = 0;
+    static const uint8_t magic[] = {0x28, 0xb5, 0x2f, 0xfd};
+    memcpy(frame, magic, 4), at += 4;
+    frame[at++] = descriptor;
+    frame[at++] = window;
+    memcpy(frame + at, id, id_len), at += id_len;
+    uint32_t block = (uint32_t)length << 3 | 1;
+    for (int i = 0; i < 3; i++)
+        frame[at++] = (uint8_t)(block >> (8 * i));
+    memcpy(frame + at, plain, length);
+    return at + length;
+}
+
+static void zstd_limits(void)
+{
+    if (!dfmt_can_decode(DFMT_ZSTD))
+        return;
+    enum { LENGTH = 1000 };
+    static const uint8_t no_id[] = {0, 0, 0, 0}, id[] = {7, 0, 0, 0};
+    fill_text(plain, LENGTH);
+    expect(DFMT_OK, DFMT_ZSTD, zstd_by_hand(0, 0, no_id, 0, LENGTH), LENGTH);
+    expect(DFMT_OK, DFMT_ZSTD, zstd_by_hand(0, 11 << 3, no_id, 0, LENGTH), LENGTH); /* 2 MiB */
+    expect(DFMT_E_DATA, DFMT_ZSTD, zstd_by_hand(0, 11 << 3 | 1, no_id, 0, LENGTH), LENGTH);
+    expect(DFMT_E_DATA, DFMT_ZSTD, zstd_by_hand(0, 12 << 3, no_id, 0, LENGTH), LENGTH);
+    expect(DFMT_E_DATA, DFMT_ZSTD, zstd_by_hand(0, 0xff, no_id, 0, LENGTH), LENGTH);
+    for (uint8_t size = 1; size <= 3; size++) { /* a dictionary that is none, and one */
+        expect(DFMT_OK, DFMT_ZSTD, zstd_by_hand(size, 0, no_id, size == 3 ? 4 : size, LENGTH), LENGTH);
+        expect(DFMT_E_DATA, DFMT_ZSTD, zstd_by_hand(size, 0, id, size == 3 ? 4 : size, LENGTH), LENGTH);
+    }
+    for (size_t cut = 0; cut < 9; cut++)
+        expect(DFMT_E_DATA, DFMT_ZSTD, (zstd_by_hand(0, 0, no_id, 0, LENGTH), cut), LENGTH);
+}
+
+/* A stream that is complete is enough, however the file ends: inside its last sector, or directly behind it. */
+static void streams_that_end_early(int codec)
+{
+    for (int round = 0; round < 300; round++) {
+        size_t length = round % 2 == 0 ? UNIT : 512 << random_below(8);
+        if (round % 3 == 0)
+            fill_text(plain, length);
+        else if (round % 3 == 1)
+            fill_repeats(plain, length);
+        else
+            fill_random(plain, length);
+        size_t size = encode(codec, 0, 15, plain, length), sector = (size + 511) / 512 * 512;
+        fill_random(frame + size, sector - size);
+        expect(DFMT_OK, codec, size, length);
+        expect(DFMT_OK, codec, sector, length);
+        expect(DFMT_OK, codec, size + random_below(sector - size + 1), length);
+        expect(DFMT_E_DATA, codec, size - 1, length);
+    }
+}
+
+#if HAVE_ZLIB
+/* The largest window there is: a match over 32 KiB. */
+static void full_window(int codec)
+{
+    size_t length = 2 * 32768, size = room;
+    fill_random(plain, 32768);
+    memcpy(plain + 32768, plain, 32768);
+    z_stream z = {.next_in = plain, .avail_in = (uInt)length, .next_out = frame, .avail_out = (uInt)room};
+    SAME(deflateInit2(&z, 9, Z_DEFLATED, codec == DFMT_ZLIB ? 15 : -15, 9, Z_DEFAULT_STRATEGY), Z_OK);
+    SAME(deflate(&z, Z_FINISH), Z_STREAM_END);
+    size = z.total_out;
+    deflateEnd(&z);
+    /* zlib itself looks back 32,768 - 262 bytes; a stream by hand does more: a stored block, then one match. */
+    expect(DFMT_OK, codec, size, length);
+    size_t at = 0;
+    if (codec == DFMT_ZLIB)
+        frame[at++] = 0x78, frame[at++] = 0x01;
+    static const uint8_t stored[] = {0, 0x00, 0x80, 0xff, 0x7f};
+    memcpy(frame + at, stored, 5), at += 5;
+    memcpy(frame + at, plain, 32768), at += 32768;
+    /* Final fixed block: length 258 (code 11000101), distance 32,768 (11101, 13 bits of 1), end. */
+    static const uint8_t match[] = {0x1b, 0xbd, 0xff, 0x1f, 0x00};
+    memcpy(frame + at, match, sizeof(match)), at += sizeof(match);
+    length = 32768 + 258;
+    memcpy(plain + 32768, plain, 258);
+    if (codec == DFMT_ZLIB) {
+        uint32_t sum = dfmt_adler32(plain, length);
+        for (int i = 3; i >= 0; i--)
+            frame[at++] = (uint8_t)(sum >> (8 * i));
+    }
+    CHECK(codec == DFMT_ZLIB || window_is_enough(frame, at, 15));
+    CHECK(codec == DFMT_ZLIB || !window_is_enough(frame, at, 14));
+    expect(DFMT_OK, codec, at, length);
+}
+#endif
+
+#if HAVE_ISAL && DFMT_ISAL_PLACES
+static uint32_t crc32c(uint32_t value)
+{
+    for (int bit = 0; bit < 32; bit++)
+        value = value >> 1 ^ (value & 1 ? 0x82f63b78 : 0);
+    return value;
+}
+
+/* isal.c: bytes 2 to 5 are found again if their hash is that of the place of the stream, which is 0 for all. */
+static void fast_levels_depend_on_no_address(void)
+{
+    enum { ENCODERS = 7, LENGTH = 2000, AGAIN = 150 };
+    uint32_t value = 0x01020304;
+    while ((crc32c(value) & 0xffff) != 0)
+        value++;
+    for (size_t i = 0; i < LENGTH; i++)
+        plain[i] = (uint8_t)(64 + random_below(64)); /* worth more than a stored block, but nothing comes again */
+    memcpy(plain + 2, &value, 4);
+    memcpy(plain + AGAIN, &value, 4);
+    for (int level = 1; level <= 2; level++) {
+        dfmt_encoder *encoders[ENCODERS];
+        size_t first = 0;
+        for (int i = 0; i < ENCODERS; i++) {
+            SAME(dfmt_encoder_new(dfmt_io_posix(), DFMT_DEFLATE, level, 12, &encoders[i]), DFMT_OK);
+            size_t made = dfmt_encoder_run(encoders[i], plain, LENGTH, i == 0 ? frame : out, room);
+            dfmt_walk walk;
+            CHECK(dfmt_deflate_walk(i == 0 ? frame : out, made, LENGTH, 4096, &walk));
+            SAME(walk.distance, AGAIN - 2);
+            first = i == 0 ? made : first;
+            CHECK(made == first && memcmp(frame, i == 0 ? frame : out, made) == 0);
+        }
+        for (int i = 0; i < ENCODERS; i++)
+            dfmt_encoder_free(dfmt_io_posix(), encoders[i]);
+    }
+}
+#endif
+
 /* Frames of a length that nobody knows: all of them, and where they end. */
 static void frames_of_unknown_length(void)
 {
@@ -221,6 +348,7 @@ static void bad_numbers(void)
     SAME(dfmt_decode(DFMT_NONE, frame, 1, out, 1, &err), DFMT_E_CODEC);
     SAME(dfmt_decode(77, frame, 1, out, 1, &err), DFMT_E_CODEC);
     CHECK(dfmt_crc32((const uint8_t *)"123456789", 9) == 0xcbf43926);
+    CHECK(dfmt_adler32((const uint8_t *)"123456789", 9) == 0x091e01de);
 }
 
 int main(void)
@@ -238,7 +366,16 @@ int main(void)
             continue;
         edges(codec);
         small_room(codec);
+        streams_that_end_early(codec);
+#if HAVE_ZLIB
+        if (codec != DFMT_ZSTD)
+            full_window(codec);
+#endif
     }
+#if HAVE_ISAL && DFMT_ISAL_PLACES
+    fast_levels_depend_on_no_address();
+#endif
+    zstd_limits();
     several_zstd_frames();
     frames_of_unknown_length();
     free(plain);

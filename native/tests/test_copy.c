@@ -20,6 +20,16 @@ static bool all_zero(const uint8_t *at, uint64_t length)
     return true;
 }
 
+static bool holes_only(const source *s, uint64_t start, uint64_t stop)
+{
+    for (size_t i = 0; i < s->count; i++) {
+        const dfmt_row *row = &s->rows[i];
+        if (row->guest_off < stop && row->guest_off + row->length > start && row->kind != DFMT_HOLE)
+            return false;
+    }
+    return true;
+}
+
 static uint64_t le(const uint8_t *at, int bytes)
 {
     uint64_t value = 0;
@@ -43,8 +53,13 @@ static uint8_t *model(const source *s, const dfmt_placement *p, uint64_t first, 
             memcpy(want + p->base + at, unit, length);
             continue;
         }
-        if (all_zero(unit, length))
+        bool zero = all_zero(unit, length);
+        if (zero && (p->zeroes == DFMT_ZEROES_SKIP || holes_only(s, at, at + length)))
             continue;
+        if (zero && p->zeroes == DFMT_ZEROES_TELL) {
+            e->places[i] = DFMT_ZERO_PLACE;
+            continue;
+        }
         if (p->group_units != 0 && group != UINT64_MAX && group != i / p->group_units)
             end = up(end, p->frame_align) + p->group_room;
         group = p->group_units != 0 ? i / p->group_units : 0;
@@ -106,6 +121,8 @@ static dfmt_placement any_placement(uint64_t size)
         p.group_room = 512 * random_below(9);
     }
     p.fingerprint = p.unit >= 65536;
+    p.zeroes = (uint32_t)random_below(3);
+    p.adopt = (uint32_t)random_below(2);
     return p;
 }
 
@@ -230,6 +247,52 @@ static void numbers_that_make_no_sense(void)
     REFUSED((p.codec = DFMT_ZLIB, p.unit = 8 << 20), 512, 1);
     REFUSED((p.codec = DFMT_ZLIB, p.frame_align = 1 << 20), 512, 1);
     REFUSED((p.fingerprint = 1, p.unit = 32768), 512, 1);
+    REFUSED(p.zeroes = 3, 512, 1);
+    REFUSED(p.zeroes = DFMT_ZEROES_TELL, DFMT_ZERO_PLACE, 1); /* where the first unit goes would say "zero" */
+    REFUSED(p.adopt = 2, 512, 1);
+    REFUSED((p.adopt = 1, p.window_bits = 16), 512, 1);
+    close(fds[0]);
+}
+
+/* Zeroes of rows, of files and of holes, in units smaller and larger than a batch. */
+static void zero_units(void)
+{
+    enum { UNIT = 2 << 20, UNITS = 6 };
+    int fds[1] = {new_file()};
+    CHECK(ftruncate(fds[0], UNIT) == 0);
+    const dfmt_row rows[] = {
+        {.guest_off = 0, .length = UNIT, .kind = DFMT_HOLE},
+        {.guest_off = UNIT, .length = UNIT, .kind = DFMT_ZERO},
+        {.guest_off = 2 * UNIT, .length = UNIT, .host_len = UNIT, .kind = DFMT_DATA},
+        {.guest_off = 3 * UNIT, .length = 2 * UNIT - 1, .kind = DFMT_HOLE},
+        {.guest_off = 5 * UNIT - 1, .length = 1, .kind = DFMT_ZERO}, /* the last byte of the unit */
+        {.guest_off = 5 * UNIT, .length = UNIT, .kind = DFMT_HOLE},
+    };
+    static const bool said[UNITS] = {false, true, true, false, true, false};
+    for (uint32_t codec = DFMT_NONE; codec <= DFMT_ZLIB; codec += 2)
+        for (uint32_t zeroes = DFMT_ZEROES_SKIP; zeroes <= DFMT_ZEROES_STORE; zeroes++)
+            for (int threads = 1; threads <= 3; threads++) {
+                if (!dfmt_can_encode((int)codec, 0, 15))
+                    continue;
+                dfmt_placement p = {.unit = UNIT, .align = 512, .frame_align = 1, .guest_size = UNITS * UNIT,
+                                    .window_bits = 15, .codec = codec, .zeroes = zeroes};
+                int target = new_file();
+                dfmt_copy *copy = dfmt_copy_new(dfmt_io_posix(), fds, 1, target, &p, 512, threads);
+                uint64_t places[UNITS], stored[UNITS], place = 512;
+                SAME(dfmt_copy_run(copy, rows, UNITS, places, stored, UNITS, NULL), DFMT_OK);
+                for (int i = 0; i < UNITS; i++) {
+                    if (zeroes == DFMT_ZEROES_STORE && said[i]) {
+                        CHECK(places[i] >= place && stored[i] > 0 && (codec != DFMT_NONE || stored[i] == UNIT));
+                        place = places[i] + stored[i];
+                    } else {
+                        SAME(places[i], zeroes == DFMT_ZEROES_TELL && said[i] ? DFMT_ZERO_PLACE : 0);
+                        SAME(stored[i], 0);
+                    }
+                }
+                CHECK(dfmt_copy_end(copy) >= place && dfmt_copy_end(copy) < place + 512);
+                dfmt_copy_free(copy);
+                close(target);
+            }
     close(fds[0]);
 }
 
@@ -254,6 +317,7 @@ int main(int argc, char **argv)
     int rounds = argc > 1 ? atoi(argv[1]) : 15;
     numbers_that_make_no_sense();
     unknown_codec();
+    zero_units();
     random_copies(rounds);
     printf("copy: %d random sources, 4 placements each: passed\n", rounds);
     return 0;

@@ -63,6 +63,17 @@ static inline void fill_text(uint8_t *at, size_t length)
         at[i] = (uint8_t)("the quick brown fox jumps over the lazy dog "[(i + (i >> 9) * 7) % 44] + (random_below(9) == 0));
 }
 
+/* Noise that repeats itself, from all distances up to 32 KiB. */
+static inline void fill_repeats(uint8_t *at, size_t length)
+{
+    fill_random(at, length);
+    for (size_t i = 300; i + 300 < length; i += 150 + random_below(300)) {
+        size_t back = 1 + random_below(i < 32768 ? i : 32768), run = 3 + random_below(258);
+        for (size_t k = 0; k < run && i + k < length; k++)
+            at[i + k] = at[i + k - back];
+    }
+}
+
 /* Memory that ends at a page that nobody may touch. */
 typedef struct guarded {
     uint8_t *base;
@@ -97,6 +108,27 @@ static inline int new_file(void)
     unlink(name);
     return fd;
 }
+
+#if HAVE_ZLIB
+#include <zlib.h>
+
+/* Does zlib inflate a raw stream with a window of 2^bits? It forgives distances into what one call has put out, so each
+ * call may put out one byte only. */
+static inline bool window_is_enough(const uint8_t *in, size_t in_len, int bits)
+{
+    z_stream z = {.next_in = (Bytef *)(uintptr_t)in, .avail_in = (uInt)in_len};
+    CHECK(inflateInit2(&z, -bits) == Z_OK);
+    int code = Z_OK;
+    while (code == Z_OK) {
+        uint8_t byte;
+        z.next_out = &byte;
+        z.avail_out = 1;
+        code = inflate(&z, Z_NO_FLUSH);
+    }
+    inflateEnd(&z);
+    return code == Z_STREAM_END;
+}
+#endif
 
 static inline void *must_alloc(size_t size)
 {

@@ -111,8 +111,12 @@ def open_chain(stack: ExitStack, path: str, *, wanted: str | None, snapshot: str
         above = layers[-1]
         layers[-1] = replace(above, missing=without_below(above.missing))
         if above.format.judge_below is not None:
-            about = above.format.judge_below(above.image, below.image, below.files[0].identity)
-            findings += about_layer(about, layers)
+            judged = above.format.judge_below(above.image, below.image, below.files[0].identity)
+            about = tuple(about_layer(judged, layers))
+            findings += about
+            # What keeps the image from being read belongs to it: no byte is read past it.
+            image = replace(above.image, findings=(*above.image.findings, *about))
+            layers[-1] = replace(layers[-1], image=image)
         layers.append(below)
         findings += about_layer(below.image.findings, layers)
     if sum(len(layer.files) for layer in layers) > MAX_FILES:
@@ -159,7 +163,8 @@ def _layer(stack: ExitStack, source: SourceFile, found: Format, snapshot: str | 
             path=source.path,
         )
     own = [reference for reference in image.references if reference.kind in OWN_KINDS]
-    missing = [reference for reference in image.references if reference.kind in BELOW_KINDS]
+    # Several names of the image below are one file that is missing.
+    missing = [reference for reference in image.references if reference.kind in BELOW_KINDS][:1]
     files = [source]
     if first_error(image.findings) is not None or not all(_may_open(reference, allowed) for reference in own):
         missing = own + missing
@@ -195,20 +200,23 @@ def about_layer(findings: Iterable[Finding], layers: Sequence[Layer]) -> Iterato
 def _open_own(source: SourceFile, reference: Reference, allowed: Permission) -> SourceFile:
     """A file that the image consists of."""
     if reference.kind == "piece":
-        return _open_piece(source, reference)
+        return _open_piece(source, reference, allowed)
     return _open_named(source, [reference], allowed.directory or "")
 
 
-def _open_piece(source: SourceFile, piece: Reference) -> SourceFile:
-    """A piece that lies beside its descriptor and carries its stem (TM-501a): `vm.vmdk` → `vm-flat.vmdk`."""
+def _open_piece(source: SourceFile, piece: Reference, allowed: Permission) -> SourceFile:
+    """A piece that lies beside its descriptor and carries its stem (TM-501a): `vm.vmdk` → `vm-flat.vmdk`.
+
+    One of another name only where images of other names may be opened there too.
+    """
     stem = os.path.splitext(os.path.basename(source.path))[0]
-    if not piece.name.startswith(f"{stem}-"):
+    if not piece.name.startswith(f"{stem}-") and allowed.directory != "":
         raise RefusedError(
             f'the piece "{escape(piece.name)}" does not carry the stem "{escape(stem)}-"',
             path=source.path,
             reason=Reason.EXTERNAL_REFERENCE,
             offset=piece.offset,
-            remedy="give the descriptor and its pieces the names that they were made with",
+            remedy="give both the names that they were made with, or give --follow same-directory",
         )
     return source.open_beside(piece.name)
 

@@ -120,7 +120,8 @@ class Disk:
         Raises:
             CorruptError: what the format's map says, OUT_OF_FILE, SHARED_CLUSTERS.
             LimitError: LIMIT_EXPANSION.
-            RefusedError: EXTERNAL_REFERENCE, a piece was not opened; or a header finding of severity ERROR.
+            RefusedError: EXTERNAL_REFERENCE, a piece was not opened; or a finding of severity ERROR: of a header, or
+                that an image below is not the one that the image above was made for.
             InternalError: the format's map has a gap or an unknown kind.
 
         """
@@ -130,6 +131,9 @@ class Disk:
                 raise error_from(blocker, path=layer.files[0].path)
         if self.missing:
             raise error_from(not_opened(self.missing[0]), path=self.path)
+        blocker = first_error(self.findings)
+        if blocker is not None:
+            raise error_from(blocker, path=self.path)
         if start < 0:
             raise UsageError("an offset cannot be negative", path=self.path)
         end = self.size if stop is None else min(stop, self.size)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from diskfmt.extents import U64, Rows
 
-_ABI: Final = 2
+_ABI: Final = 3
 if lib.DFMT_ABI != _ABI:  # a stale build would misread every structure
     raise ImportError(f"diskfmt._native has ABI {lib.DFMT_ABI}, this code needs {_ABI}: build it again")
 
@@ -61,7 +61,7 @@ ZERO_PLACE: Final = 1
 
 
 class Zeroes(IntEnum):
-    """What becomes of a unit that is zero and that some row says something of other than HOLE."""
+    """What becomes of an appended unit that is zero and that some row says something of other than HOLE."""
 
     SKIP = 0  # not stored, place 0, as a unit of holes
     TELL = 1  # not stored, place ZERO_PLACE
@@ -108,8 +108,9 @@ class Placement:
     `prefix_len`, `prefix_byte`: bytes directly before plain data. `marker`: a grain marker before each frame.
     `group_units`, `group_room`: bytes left free behind the last stored unit of each group. `first`: where the
     first unit may go. `fingerprint`: whether `Layout.finish` needs a fingerprint of the content (costs a CRC).
-    `zeroes`: what becomes of zero units. `adopt`: a frame of the source that is a frame of the target too is not made
-    anew.
+    `zeroes`: what becomes of zero units; with anything but SKIP, the tables of `Copier.run` must cover them. `adopt`: a
+    frame of the source that is a whole unit in the same codec (deflate and zlib are one here), and that every reader
+    of the target reads, is not made anew.
     """
 
     unit: int
@@ -357,7 +358,7 @@ class Copier:
         self._fds = ffi.new("int[]", list(fds))
         numbers = ffi.new("dfmt_placement *")
         for name in Placement.__dataclass_fields__:
-            if name not in ("first", "zeroes", "adopt"):
+            if name != "first":
                 setattr(numbers, name, int(getattr(placement, name)))
         self._copy = lib.dfmt_copy_new(
             self._io.table,
@@ -387,7 +388,7 @@ class Copier:
         """Copy the units of a table that starts on a multiple of the unit; returns when all is written.
 
         Returns (first unit, places, stored), the arrays of shape (n,) as `Layout.add` takes them; empty for a
-        fixed placement.
+        fixed placement. A place is 0 or ZERO_PLACE where nothing is stored.
 
         Raises:
             CorruptError: TRUNCATED or CORRUPT_DATA with both offsets.
@@ -434,6 +435,11 @@ class Copier:
     def fingerprint(self) -> int:
         """64 bits that depend on the guest's content only."""
         return int(lib.dfmt_copy_fingerprint(self._copy))
+
+    @property
+    def adopted(self) -> int:
+        """How many frames of the source were kept as they are."""
+        return int(lib.dfmt_copy_adopted(self._copy))
 
     @property
     def done(self) -> int:

@@ -279,13 +279,14 @@ def require_normal(rows: Rows, start: int, stop: int, file_sizes: Iterable[int])
         raise ValueError("neighbours are not merged")
 
 
-def chunks(windows: Iterable[Rows], *, unit: int, max_units: int) -> Iterator[Rows]:
+def chunks(windows: Iterable[Rows], *, unit: int, max_units: int, zeroes: bool = False) -> Iterator[Rows]:
     """Cut a stream of windows into tables of whole units, leaving out units that no file stores.
 
     Yields tables in normal form that start and end on multiples of `unit` (the very last may end inside its
     unit), hold at least one DATA or ENCODED row and span at most `max_units` units. Memory is one window and
-    what belongs to one unit.
+    what belongs to one unit. `zeroes`: units with a ZERO row are not left out either.
     """
+    last_kind = Kind.ZERO if zeroes else Kind.ENCODED
     pending = np.zeros(0, ROW)
     for window in windows:
         pending = merge(np.concatenate((pending, window))) if len(pending) else window
@@ -294,25 +295,25 @@ def chunks(windows: Iterable[Rows], *, unit: int, max_units: int) -> Iterator[Ro
         end = int(pending[-1]["guest_off"]) + int(pending[-1]["length"])
         cut = end // unit * unit
         if cut > int(pending[0]["guest_off"]):
-            yield from _stored_spans(clip(pending, 0, cut), unit, max_units)
+            yield from _wanted_spans(clip(pending, 0, cut), last_kind, unit, max_units)
             pending = clip(pending, cut, end)
-    yield from _stored_spans(pending, unit, max_units)
+    yield from _wanted_spans(pending, last_kind, unit, max_units)
 
 
-def _stored_spans(rows: Rows, unit: int, max_units: int) -> Iterator[Rows]:
-    """Tables of at most `max_units` units that cover the stored rows of a table."""
-    stored = rows[rows["kind"] <= Kind.ENCODED]
-    if not len(stored):
+def _wanted_spans(rows: Rows, last_kind: Kind, unit: int, max_units: int) -> Iterator[Rows]:
+    """Tables of at most `max_units` units that cover the rows of a table whose kind is not above `last_kind`."""
+    wanted = rows[rows["kind"] <= last_kind]
+    if not len(wanted):
         return
     end = int(rows[-1]["guest_off"]) + int(rows[-1]["length"])
-    first = stored["guest_off"] // np.uint64(unit)
-    last = (stored["guest_off"] + stored["length"] - np.uint64(1)) // np.uint64(unit)
+    first = wanted["guest_off"] // np.uint64(unit)
+    last = (wanted["guest_off"] + wanted["length"] - np.uint64(1)) // np.uint64(unit)
     at = int(first[0])
     index = 0
-    while index < len(stored):
+    while index < len(wanted):
         at = max(at, int(first[index]))
         limit = at + max_units
-        # The last stored row that starts before the limit decides how far this span reaches.
+        # The last wanted row that starts before the limit decides how far this span reaches.
         index = int(np.searchsorted(first, np.uint64(limit), side="left"))
         stop = min(limit, int(last[index - 1]) + 1)
         yield clip(rows, at * unit, min(stop * unit, end))

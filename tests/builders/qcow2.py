@@ -42,7 +42,12 @@ ENCRYPTION = 0x0537BE77
 DATA_FILE = 0x44415441
 
 Cluster = tuple[str, bytes]
-"""What a guest cluster is: `data`, `deflate` or `zstd` with its bytes; `zero` or `zero_allocated`, without."""
+"""What a guest cluster is: `data`, `deflate` or `zstd` with its bytes; `zero` or `zero_allocated`, without.
+
+Where entries are extended also `sub STORED ZERO`, with the two bitmaps in hex and the bytes of the cluster; one that
+stores nothing has a place if it has bytes."""
+
+ALL = 0xFFFF_FFFF
 
 
 @dataclass(kw_only=True)
@@ -57,11 +62,13 @@ class Built:
     lengths: dict[int, int] = field(default_factory=dict)
     table: int = 0
     block: int = 0
+    extended: bool = False
 
     def entry(self, guest_cluster: int) -> int:
         """Where the L2 entry of a guest cluster is in the file."""
-        index, at = divmod(guest_cluster, self.cluster // 8)
-        return self.l2[index] + 8 * at
+        size = 16 if self.extended else 8
+        index, at = divmod(guest_cluster, self.cluster // size)
+        return self.l2[index] + size * at
 
     def patch(self, **fields: int | bytes) -> "Built":
         """Change fields of the header."""
@@ -134,13 +141,15 @@ def image(
     order: int = 4,
     shuffle: int | None = None,
     pad: bool = True,
+    extended: bool = False,
 ) -> Built:
     """An image without a fault. `shuffle` puts the clusters in a random order; `pad` fills the last one."""
     cluster = 1 << bits
-    per_table = cluster // 8
+    per_table = cluster // (16 if extended else 8)
     l1_size = max(1, -(-size // (cluster * per_table)))
     l1_clusters = -(-l1_size * 8 // cluster)
-    built = Built(data=bytearray(cluster * (2 + l1_clusters)), cluster=cluster, l1=2 * cluster, table=cluster)
+    built = Built(data=bytearray(cluster * (2 + l1_clusters)), cluster=cluster, l1=2 * cluster, table=cluster,
+                  extended=extended)  # fmt: skip
     zstd = any(kind == "zstd" for kind, _ in clusters.values())
     for index in sorted({number // per_table for number in clusters}):
         built.l2[index] = len(built.data)
@@ -156,6 +165,8 @@ def image(
         _align(built)
         _refcounts(built, counts, order)
     header = _header(size=size, bits=bits, version=version, l1_size=l1_size, order=order, zstd=zstd)
+    if extended:
+        header = header[:72] + struct.pack(">Q", 16 | 8 * zstd) + header[80:]
     area = b"".join(extensions) + struct.pack(">II", 0, 0)
     built.data[: len(header) + len(area)] = header + area
     if backing:
@@ -169,8 +180,21 @@ def _align(built: Built) -> None:
     built.data += bytes(-len(built.data) % built.cluster)
 
 
+def _bitmaps(kind: str) -> tuple[int, int]:
+    """Which subclusters of a cluster are stored, and which read as zero."""
+    if kind.startswith("sub "):
+        stored, zero = (int(word, 16) for word in kind.split()[1:])
+        return stored, zero
+    return ALL if kind == "data" else 0, ALL if kind.startswith("zero") else 0
+
+
 def _store(built: Built, number: int, kind: str, data: bytes) -> None:
-    if kind == "zero":
+    if built.extended:
+        stored, zero = _bitmaps(kind)
+        built.poke(built.entry(number) + 8, stored | zero << 32)
+        if not stored and not data and kind not in ("zero_allocated", "deflate", "zstd"):
+            return
+    elif kind == "zero":
         built.poke(built.entry(number), 1)
         return
     if kind in ("deflate", "zstd"):
@@ -184,7 +208,7 @@ def _store(built: Built, number: int, kind: str, data: bytes) -> None:
     else:
         _align(built)
         offset = len(built.data)
-        built.poke(built.entry(number), offset | COPIED | (kind == "zero_allocated"))
+        built.poke(built.entry(number), offset | COPIED | (kind == "zero_allocated" and not built.extended))
         built.data += data.ljust(built.cluster, b"\0")
     built.places[number] = offset
 
@@ -234,3 +258,34 @@ def _header(*, size: int, bits: int, version: int, l1_size: int, order: int, zst
         return header
     header += struct.pack(">QQQII", 8 if zstd else 0, 0, 0, order, 112)
     return header + bytes((zstd, 0, 0, 0, 0, 0, 0, 0))
+
+
+def sparse(path: str, *, size: int, bits: int) -> int:
+    """Write an image of which every L2 table is there, as a sparse file; its last cluster is data. Returns its length.
+
+    Only what is not zero is written. `size`: a multiple of what an L2 table describes.
+    """
+    cluster = 1 << bits
+    tables = size // cluster // (cluster // 8)
+    first = cluster + -(-tables * 8 // cluster) * cluster
+    data = first + tables * cluster
+    block, blocks = data + cluster, 1
+    while block + (blocks + 1) * cluster > blocks * (cluster // 2) * cluster:
+        blocks += 1
+    table = block + blocks * cluster
+    assert blocks * 8 <= cluster, "the refcount table has one cluster"
+    used = table // cluster + 1
+    header = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, bits, size, 0, tables, cluster, table, 1, 0, 0)
+    parts = {
+        0: header + struct.pack(">QQQII", 0, 0, 0, 4, 112) + bytes(16),
+        cluster: b"".join(struct.pack(">Q", first + index * cluster | COPIED) for index in range(tables)),
+        data - 8: struct.pack(">Q", data | COPIED) + b"x" * cluster,
+        block: struct.pack(">H", 1) * used,
+        table: b"".join(struct.pack(">Q", block + index * cluster) for index in range(blocks)),
+    }
+    with open(path, "wb") as file:
+        for at, content in parts.items():
+            file.seek(at)
+            file.write(content)
+        file.truncate(used * cluster)
+    return used * cluster

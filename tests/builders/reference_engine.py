@@ -13,6 +13,7 @@ import zstandard
 
 DATA, ENCODED, ZERO, HOLE = 1, 2, 3, 4
 NONE, DEFLATE, ZLIB, ZSTD = 0, 1, 2, 3
+SKIP, TELL, STORE = 0, 1, 2
 
 _ROW = struct.Struct("<QQQQIIHBBI")
 
@@ -79,9 +80,13 @@ def guest_bytes(rows: Sequence[Run], files: Sequence[bytes]) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """The target. `file` grows; `end` is where its used part ends, and may be moved between runs."""
+    """The target. `file` grows; `end` is where its used part ends, and may be moved between runs.
+
+    `rows` are the table that says `disk`; only what `zeroes` asks is looked up there.
+    """
 
     disk: bytes
+    rows: Sequence[Run]
     unit: int
     end: int
     fixed: bool = False
@@ -95,6 +100,7 @@ class Model:
     marker: bool = False
     group_units: int = 0
     group_room: int = 0
+    zeroes: int = SKIP
     file: bytearray = field(default_factory=bytearray)
     group: int | None = None
 
@@ -108,9 +114,17 @@ class Model:
             data = self.disk[at : at + self.unit]
             if self.fixed:
                 self._put(self.base + at, data)
-            elif any(data):
+            elif any(data) or (self.zeroes == STORE and self._is_said(at)):
                 places[i], lengths[i] = self._append(first + i, data, stored[i], frame_at)
+            elif self.zeroes == TELL and self._is_said(at):
+                places[i] = 1
         return ([], []) if self.fixed else (places, lengths)
+
+    def _is_said(self, at: int) -> bool:
+        """Whether any row says something of the unit at `at` other than that it is not here."""
+        return any(
+            row.kind != HOLE and row.guest_off < at + self.unit and row.guest_off + row.length > at for row in self.rows
+        )
 
     def _append(self, index: int, data: bytes, stored: int, frame_at: Callable[[int, int], bytes]) -> tuple[int, int]:
         if self.group_units:

@@ -5,7 +5,7 @@ that it is in, so that only this one thing is wrong; `patch(…, mend=False)` le
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 SECTOR = 512
 FOOTER = {  # name: (offset, format) in the 512 bytes of a footer
@@ -107,22 +107,50 @@ def dynamic(
     disk_type: int = 3,
     changed: Mapping[str, object] | None = None,
     changed_header: Mapping[str, object] | None = None,
+    locators: Sequence[tuple[bytes, bytes]] = (),
+    bat_map: bytes = b"",
 ) -> bytearray:
     """A dynamic disk. `blocks`: number → (bits of the bitmap, data), stored in this order.
 
-    `changed` are fields of both copies of the footer, `changed_header` of the dynamic header.
+    `changed` are fields of both copies of the footer, `changed_header` of the dynamic header. Behind the BAT come
+    `bat_map`, a header and a map in whole sectors, and the data of `locators`: (platform code, data).
     """
     entries = -(-size // block_size)
     table = [0xFFFFFFFF] * entries
     body = b""
     at = TABLE_AT + -(-entries * 4 // SECTOR) * SECTOR
+    between, spelled = bytearray(bat_map), b""
+    for platform, data in locators:
+        spelled += struct.pack(">4sIIIQ", platform, -(-len(data) // SECTOR) * SECTOR, len(data), 0, at + len(between))
+        between += data.ljust(-(-len(data) // SECTOR) * SECTOR, b"\0")
+    if locators:
+        changed_header = {"locators": spelled, **(changed_header or {})}
+    at += len(between)
     for number, (bits, data) in blocks.items():
         table[number] = (at + len(body)) // SECTOR
         body += bits.ljust(bitmap_size(block_size), b"\0") + data.ljust(block_size, b"\0")
     end = footer(size, disk_type, **(changed or {}))
     packed = struct.pack(f">{entries}I", *table)
     packed += b"\xff" * (-len(packed) % SECTOR)
-    return bytearray(end + header(entries, block_size, **(changed_header or {})) + packed + body + end)
+    return bytearray(end + header(entries, block_size, **(changed_header or {})) + packed + between + body + end)
+
+
+def bat_map(at: int, bits: bytes, **changed: int) -> bytes:
+    """XenServer's bat map for a place `at`: a sector with a header, then the bits in whole sectors."""
+    bits = bits.ljust(-(-len(bits) // SECTOR) * SECTOR, b"\0")
+    values = {"offset": at + SECTOR, "sectors": len(bits) // SECTOR, "version": 0x10002,
+              "checksum": ~sum(bits) & 0xFFFFFFFF} | changed  # fmt: skip
+    record = struct.pack(">8sQIII", b"tdbatmap", *values.values())
+    return record.ljust(SECTOR, b"\0") + bits
+
+
+def parent_fields(name: str, unique_id: bytes, modified: int = 0) -> dict[str, object]:
+    """Fields of the dynamic header of a differencing disk."""
+    return {
+        "parent_id": unique_id,
+        "parent_timestamp": modified,
+        "parent_name": name.encode("utf-16-be").ljust(512, b"\0"),
+    }
 
 
 def full(block_size: int = 4096) -> bytes:

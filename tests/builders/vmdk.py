@@ -218,3 +218,84 @@ def footer_at(image: bytes) -> int:
 def flat_text(sectors: int, piece: str = "d-flat.vmdk", start: int = 0) -> bytes:
     """The descriptor of a monolithicFlat disk."""
     return text("monolithicFlat", (f'RW {sectors} FLAT "{piece}" {start}',))
+
+
+def cowd(
+    grains: Mapping[int, bytes],
+    *,
+    capacity: int,
+    grain: int = 1,
+    absent_tables: tuple[int, ...] = (),
+    **fields: int,
+) -> bytes:
+    """A COWD piece; `capacity` and `grain` in sectors, `grains`: data by grain number, in file order."""
+    entries = 4096
+    tables = -(-capacity // (grain * entries))
+    present = [table for table in range(tables) if table not in absent_tables]
+    directory_sectors = -(-4 * tables // SECTOR)
+    first = 4 + directory_sectors + len(present) * entries * 4 // SECTOR
+    values = {"magic": 0x44574F43, "version": 1, "flags": 3, "numSectors": capacity, "grainSize": grain, "gdOffset": 4,
+              "numGDEntries": tables, "freeSector": 0} | fields  # fmt: skip
+    image = bytearray(first * SECTOR)
+    struct.pack_into("<8I", image, 0, *(values[name] for name in (
+        "magic", "version", "flags", "numSectors", "grainSize", "gdOffset", "numGDEntries", "freeSector",
+    )))  # fmt: skip
+    struct.pack_into("<I", image, 1648, fields.get("uncleanShutdown", 0))
+    for index, table in enumerate(present):
+        struct.pack_into("<I", image, 2048 + 4 * table, 4 + directory_sectors + index * 32)
+    for number, data in grains.items():
+        index = present.index(number // entries)
+        at = (4 + directory_sectors + index * 32) * SECTOR + 4 * (number % entries)
+        struct.pack_into("<I", image, at, len(image) // SECTOR)
+        image += data.ljust(grain * SECTOR, b"\0")
+    return bytes(image)
+
+
+SESPARSE_FIELDS = {  # sectors of the header, eight bytes each
+    "magic": 0, "version": 8, "capacity": 16, "grainSize": 24, "grainTableSize": 32, "flags": 40, "reserved1": 48,
+    "volatileHeader": 80, "volatileHeaderSize": 88, "journalHeader": 96, "journalHeaderSize": 104, "journal": 112,
+    "journalSize": 120, "grainDirectory": 128, "grainDirectorySize": 136, "grainTables": 144, "grainTablesSize": 152,
+    "freeBitmap": 160, "freeBitmapSize": 168, "backmap": 176, "backmapSize": 184, "grains": 192, "grainsSize": 200,
+    "pad": 208,
+}  # fmt: skip
+
+
+def sesparse(grains: Mapping[int, bytes], *, capacity: int, other: Mapping[int, int] | None = None) -> bytes:
+    """A seSparse piece; `grains`: 4 KiB of data by grain number, in file order; `other`: raw entries by number."""
+    entries = 4096
+    other = other or {}
+    tables = -(-capacity // (8 * entries))
+    used = sorted({number // entries for number in (*grains, *other)})
+    directory = -(-8 * tables // SECTOR)
+    at = {"volatileHeader": 1, "journalHeader": 2, "journal": 4, "grainDirectory": 8}
+    at["grainTables"] = 8 + directory
+    at["freeBitmap"] = at["grainTables"] + 64 * max(1, len(used))
+    at["backmap"] = at["freeBitmap"] + 8
+    at["grains"] = at["backmap"] + 8
+    sizes = {"volatileHeader": 1, "journalHeader": 2, "journal": 4, "grainDirectory": directory,
+             "grainTables": 64 * max(1, len(used)), "freeBitmap": 8, "backmap": 8, "grains": capacity + 8}  # fmt: skip
+    image = bytearray(at["grains"] * SECTOR)
+    values = {"magic": 0xCAFEBABE, "version": 0x200000001, "capacity": capacity, "grainSize": 8, "grainTableSize": 64}
+    values |= at | {f"{name}Size": size for name, size in sizes.items()}
+    for name, value in values.items():
+        struct.pack_into("<Q", image, SESPARSE_FIELDS[name], value)
+    struct.pack_into("<QQQQ", image, SECTOR, 0xCAFECAFE, 1, 1, 0)
+    for index, table in enumerate(used):
+        struct.pack_into("<Q", image, at["grainDirectory"] * SECTOR + 8 * table, 1 << 60 | index)
+
+    def put_entry(number: int, value: int) -> None:
+        table = at["grainTables"] * SECTOR + used.index(number // entries) * 64 * SECTOR
+        struct.pack_into("<Q", image, table + 8 * (number % entries), value)
+
+    for index, (number, data) in enumerate(grains.items()):
+        # The low twelve bits of the grain's number stand above the rest.
+        put_entry(number, 3 << 60 | (index & 0xFFF) << 48 | index >> 12)
+        image += data.ljust(8 * SECTOR, b"\0")
+    for number, value in other.items():
+        put_entry(number, value)
+    return bytes(image)
+
+
+def set_u64(image: bytes, offset: int, value: int) -> bytes:
+    """The image with a little-endian number of eight bytes at `offset`."""
+    return put(image, offset, struct.pack("<Q", value))

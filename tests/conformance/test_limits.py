@@ -164,7 +164,7 @@ def memory_of(job: str, *words: object) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer takes terabytes of addresses")
+@pytest.mark.unsanitized
 def test_64_tib_need_little_memory(huge, tmp_path):
     job = "diskfmt.convert(sys.argv[1], sys.argv[2], format='qcow2', threads=2, sync=False, verify=True)"
     assert memory_of(job, huge(MOST), tmp_path / "o.qcow2") < MEMORY

@@ -48,7 +48,10 @@ EFFECTS = {
         (text, lambda path: path.read_bytes()[7], version)
         for text, version in (("0.10", 2), ("v2", 2), ("1.1", 3), ("v3", 3))
     ],
-    ("qcow2", "refcount_bits"): [("16", lambda path: data(path)["refcount-bits"], 16)],
+    ("qcow2", "refcount_bits"): [
+        (text, lambda path: data(path)["refcount-bits"], int(text)) for text in ("1", "8", "16", "64")
+    ],
+    ("qcow2", "deflate_window"): [("15", lambda path: data(path)["compression-type"], "zlib")],
     ("vhd", "block_size"): [
         (text, lambda path: data(path)["block-size"], size)
         for text, size in (("512K", 1 << 19), ("2M", 2 << 20), ("256M", 1 << 28))
@@ -60,11 +63,13 @@ EFFECTS = {
         (text, ddb("ddb.adapterType "), text)
         for text in ("ide", "buslogic", "lsilogic", "lsisas1068", "pvscsi", "legacyESX")
     ],
+    ("vmdk", "layout"): [("tables-first", lambda path: path.read_bytes()[56:64] != b"\xff" * 8, True)],
     ("vmdk", "hwversion"): [("13", ddb("ddb.virtualHWVersion "), "13")],
     ("vmdk", "toolsversion"): [("10", ddb("ddb.toolsVersion "), "10")],
     ("vmdk", "cid"): [("1a2b3c4d", lambda path: descriptor(path)["CID"], "1a2b3c4d"), ("7", ddb("CID"), "00000007")],
     ("vmdk", "uuid"): [(UUID.hex, lambda path: ddb("ddb.uuid ")(path).replace(" ", "").replace("-", ""), UUID.hex)],
 }
+COMPRESS = {"deflate_window": "zlib"}  # what an option needs
 CASES = [(form, option, *effect) for (form, option), effects in EFFECTS.items() for effect in effects]
 
 
@@ -77,7 +82,16 @@ def test_table_of_options_is_complete():
 )
 def test_option_is_effective(source, tmp_path, form, option, value, look, seen):
     path = tmp_path / f"out.{form}"
-    diskfmt.convert(source, path, format=form, source_format="raw", options={option: value}, sync=False, verify=True)
+    diskfmt.convert(
+        source,
+        path,
+        format=form,
+        source_format="raw",
+        options={option: value},
+        compress=COMPRESS.get(option),
+        sync=False,
+        verify=True,
+    )
     assert look(path) == seen
     assert diskfmt.compare(source, path, formats=("raw", form)).equal
 
@@ -121,7 +135,15 @@ def test_nonsense_is_a_usage_error_or_a_readable_image(source, tmp_path, form, o
     for turn, value in enumerate(NONSENSE):
         path = tmp_path / f"out{turn}.{form}"
         try:
-            diskfmt.convert(source, path, format=form, source_format="raw", options={option: value}, sync=False)
+            diskfmt.convert(
+                source,
+                path,
+                format=form,
+                source_format="raw",
+                options={option: value},
+                compress=COMPRESS.get(option),
+                sync=False,
+            )
         except UsageError as error:
             refused += 1
             assert error.exit_code == 2

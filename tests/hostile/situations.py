@@ -23,7 +23,6 @@ from hostile.kit import SECTOR, mbr_disk, text
 CLUSTER = 4096
 
 RESERVED = {
-    Reason.NEEDS_REPLAY: "no format with a log is read",
     Reason.LIMIT_TIME: "there is no limit on time yet",
 }
 """Codes that nothing in this version gives."""
@@ -139,6 +138,11 @@ def wrong_marker() -> bytes:
     return vmdk.put(data, vmdk.STREAM_OVERHEAD * SECTOR + 8, struct.pack("<I", 1 << 30))
 
 
+def with_journal() -> bytes:
+    """An seSparse piece that says that its journal has to be replayed."""
+    return vmdk.set_u64(vmdk.sesparse({0: text(8 * SECTOR)}, capacity=64), SECTOR + 24, 1)
+
+
 def bad_frame() -> bytes:
     data = bytearray(image())
     at = qcow2.image(
@@ -192,6 +196,7 @@ SITUATIONS: dict[Reason, Situation] = {
     Reason.TRUNCATED: Situation(make=of_image(lambda: image()[: 4 * CLUSTER])),
     Reason.CORRUPT_FLAG: Situation(make=of_image(lambda: image({"incompatible": 2}))),
     Reason.CORRUPT_DATA: Situation(make=of_image(bad_frame)),
+    Reason.NEEDS_REPLAY: Situation(make=of_image(with_journal)),
     Reason.UNCLEAN: Situation(make=findings(lambda: image({"incompatible": 1})), error=None),
     Reason.LEAKED: Situation(make=findings(leaked), error=None),
     Reason.LIMIT_SIZE: Situation(make=of_image(lambda: image({"size": 1 << 62})), error=LIMIT),

@@ -28,21 +28,22 @@ class OracleTimeoutError(OracleError):
     """The oracle did not end in time and was killed."""
 
 
-def _flat_piece(path: str, format: str) -> str | None:
-    """The data file of a descriptor: the only second file that images of these tests have."""
-    piece = f"{os.path.splitext(path)[0]}-flat.vmdk"
-    return piece if format == "vmdk" and os.path.exists(piece) else None
+def _pieces(path: str, format: str) -> list[str]:
+    """The files of a descriptor that carry its stem."""
+    if format != "vmdk":
+        return []
+    folder, name = os.path.split(os.path.abspath(path))
+    stem = os.path.splitext(name)[0]
+    return [os.path.join(folder, other) for other in os.listdir(folder) if other.startswith(f"{stem}-")]
 
 
 @contextmanager
 def alone(path: str, format: str) -> Iterator[str]:
-    """A path to the same image in a directory with nothing else in it."""
+    """A path to the same image in a directory with nothing else in it but its pieces."""
     beside = os.path.dirname(os.path.abspath(path))
     with tempfile.TemporaryDirectory(dir=beside, prefix=".oracle-") as empty:
-        names = [path, _flat_piece(path, format)]
-        for name in names:
-            if name is not None:
-                _link(name, os.path.join(empty, os.path.basename(name)))
+        for name in (path, *_pieces(path, format)):
+            _link(name, os.path.join(empty, os.path.basename(name)))
         yield os.path.join(empty, os.path.basename(path))
 
 

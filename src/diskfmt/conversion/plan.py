@@ -79,6 +79,11 @@ def make_plan(
     )
     plan = Plan(target=target, request=request, notes=tuple(notes), shared=shared)
     placement = plan.new_output().parts[0].layout.placement
+    if below is not None and placement.zeroes is engine.Zeroes.SKIP:
+        raise UsageError(
+            f"{target.format.name}:{target.subformat} cannot be a difference to another image",
+            remedy="leave -B out, or choose qcow2 or vhd:differencing",
+        )
     if not engine.can_encode(placement.codec, placement.level, placement.window_bits):
         raise RefusedError(
             f"this build cannot compress with {placement.codec.name.lower()} at level {placement.level}",

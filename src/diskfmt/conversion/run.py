@@ -234,7 +234,7 @@ def _chunks(disk: Disk, part: Part, shared: Inheritance | None) -> Iterator[exte
     else:
         windows = own_rows(disk, shared, start=part.start, stop=min(part.stop, disk.size), unit=placement.unit)
     tells = placement.zeroes is not engine.Zeroes.SKIP
-    return extents.chunks(windows, unit=placement.unit, max_units=_WINDOW_UNITS, **({"zeroes": True} if tells else {}))
+    return extents.chunks(windows, unit=placement.unit, max_units=_WINDOW_UNITS, zeroes=tells)
 
 
 def _write(target: TargetFile | None, pieces: Sequence[Piece]) -> None:

@@ -2,16 +2,18 @@
 
 import json
 import subprocess
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import qcow2 as build
 
 from diskfmt.errors import Finding, Reason, Severity
+from diskfmt.extents import Kind
 from diskfmt.formats.base import Statistics
-from diskfmt.formats.qcow2 import FORMAT
-from diskfmt.formats.qcow2 import check as checking
+from diskfmt.formats.qcow2 import FORMAT, parts, refcounts
 from diskfmt.stores.source import SourceFile
 
 MIB = 1 << 20
@@ -90,12 +92,24 @@ HOSTILE: dict[str, tuple[Callable[[build.Built], None], set[tuple[Severity, Reas
         {(DAMAGE, Reason.BAD_VALUE, "1 clusters have reference counts that are too low, the first says 0 and is")}),
     "refcount too high": (
         change_refcount(lambda built: built.places[600], 3),
-        {(WARNING, Reason.LEAKED, "1 clusters have reference counts that are too high, the first says 3 and is")}),
+        {(WARNING, Reason.LEAKED, "1 clusters have reference counts that are too high, the first says 3 and is"),
+         (DAMAGE, Reason.BAD_VALUE, "1 clusters are marked as used once, the reference count of the first says 3")}),
+    "not marked as used once": (
+        lambda built: void(built.poke(built.entry(600), built.places[600])),
+        {(DAMAGE, Reason.BAD_VALUE, "1 clusters are not marked as used once")}),
+    "L2 table not marked as used once": (
+        lambda built: void(built.poke(built.l1 + 8, built.l2[1])),
+        {(DAMAGE, Reason.BAD_VALUE, "1 clusters are not marked as used once")}),
+    "zero cluster not marked as used once": (
+        lambda built: void(built.poke(built.entry(8), built.places[8] | 1)),
+        {(DAMAGE, Reason.BAD_VALUE, "1 clusters are not marked as used once")}),
     "frames counted once": (
         change_refcount(lambda built: built.places[5], 1),
         {(DAMAGE, Reason.BAD_VALUE, "the first says 1 and is used 2")}),
     "two things in one cluster": (
-        two_entries_one_cluster, {(ERROR, Reason.OVERLAP, "1 clusters hold two things at once")}),
+        two_entries_one_cluster,
+        {(ERROR, Reason.OVERLAP, "1 clusters hold two things at once"),
+         (DAMAGE, Reason.BAD_VALUE, "1 clusters are marked as used once")}),
     "refcount block unaligned": (
         lambda built: void(built.poke(built.table, built.block + 512)),
         {(DAMAGE, Reason.BAD_VALUE, "is not cluster aligned"), (DAMAGE, Reason.BAD_VALUE, "too low")}),
@@ -128,7 +142,7 @@ def test_damage_is_found(case: str, budget: int, tmp_path: Path, monkeypatch: py
     change, expected = HOSTILE[case]
     built = good()
     change(built)
-    monkeypatch.setattr(checking, "BUDGET", budget)
+    monkeypatch.setattr(parts, "BUDGET", budget)
     findings, _ = check(saved(tmp_path, built))
     left = [(finding.severity, finding.reason, finding.message) for finding in findings]
     for severity, reason, words in expected:
@@ -141,11 +155,12 @@ def test_clusters_of_all_windows_are_added_up(tmp_path: Path, monkeypatch: pytes
     built = build.image(dict.fromkeys(range(40), ("data", b"x")), size=6 * MIB)
     for number in (0, 20, 39):
         built.poke(refcount_at(built, built.places[number] // 4096), 9, ">H")
-    monkeypatch.setattr(checking, "WINDOW_ROWS", 8)
-    (finding,), _ = check(saved(tmp_path, built))
-    assert finding.reason is Reason.LEAKED
-    assert finding.offset == built.places[0]
-    assert finding.message.startswith("3 clusters")
+    monkeypatch.setattr(refcounts, "WINDOW_ROWS", 8)
+    findings, _ = check(saved(tmp_path, built))
+    assert [finding.reason for finding in findings] == [Reason.BAD_VALUE, Reason.LEAKED]
+    for finding in findings:
+        assert finding.offset == built.places[0]
+        assert finding.message.startswith("3 clusters")
 
 
 def test_l2_table_many_times_ends_the_walk(tmp_path: Path) -> None:
@@ -202,3 +217,25 @@ def test_numbers_equal_those_of_qemu_img(steps: list[str], options: str, qemu_im
         total_units=told["total-clusters"], stored_units=told.get("allocated-clusters", 0),
         encoded_units=told.get("compressed-clusters", 0), end=told["image-end-offset"],
     )  # fmt: skip
+
+
+def test_64_tib_with_all_its_tables_take_little_memory(tmp_path: Path) -> None:
+    """2^25 clusters of 2 MiB, 256 MiB of L2 tables, one cluster of data."""
+    path = tmp_path / "d.qcow2"
+    length = build.sparse(str(path), size=64 << 40, bits=21)
+    tracemalloc.start()
+    with SourceFile(str(path)) as source:
+        image = FORMAT.open(source)
+        rows = np.concatenate(list(FORMAT.extents(image, [source], 0, image.virtual_size)))
+        assert int(rows["length"][rows["kind"] == Kind.DATA].sum()) == 2 * MIB
+        assert int(rows[-1]["guest_off"] + rows[-1]["length"]) == 64 << 40
+        regions = list(FORMAT.regions(image, [source]))
+        peak = tracemalloc.get_traced_memory()[1]
+    findings, statistics = check(path)
+    peak = max(peak, tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert findings == []
+    assert statistics == Statistics(total_units=1 << 25, stored_units=1, encoded_units=0, end=length)
+    # All but the cluster of data is header or table.
+    assert sum(int(one.lengths.sum()) for one in regions) == length - 2 * MIB
+    assert peak <= 64 * MIB

@@ -1,5 +1,6 @@
 """Files that the layout describes: judged by qemu-img, by our own check, and by what a request may ask."""
 
+import json
 import random
 import subprocess
 import zlib
@@ -12,13 +13,17 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles.digest import digest_file
+from oracles.readers import missing, read_guest
 
+import diskfmt
 from diskfmt import engine
 from diskfmt.errors import InternalError, LimitError, Reason, UsageError
 from diskfmt.extents import ROW, Kind
-from diskfmt.formats.base import Layout, Piece, Request, Statistics
+from diskfmt.formats.base import Below, Image, Layout, Piece, Request, Statistics
 from diskfmt.formats.qcow2 import FORMAT
-from diskfmt.formats.qcow2.layout import ReferenceCounts, layout as output_of
+from diskfmt.formats.qcow2.layout import ReferenceCounts
+from diskfmt.formats.qcow2.layout import layout as output_of
 from diskfmt.kinds import Codec
 from diskfmt.stores.source import SourceFile
 
@@ -33,9 +38,14 @@ def layout(wanted: Request) -> Layout:
 
 
 def request(size: int, *, subformat: str = "v3", compress: str | None = None, level: int | None = None,
-            **options: str) -> Request:  # fmt: skip
+            below: Below | None = None, recompress: bool = False, **options: str) -> Request:  # fmt: skip
     return Request(subformat=subformat, virtual_size=size, name="d.qcow2", options=options, compress=compress,
-                   level=level)  # fmt: skip
+                   level=level, below=below, recompress=recompress)  # fmt: skip
+
+
+def below(name: str, format: str = "raw", size: int = MIB) -> Below:
+    image = Image(format=format, subformat="", virtual_size=size, unit=None, header=None)
+    return Below(name=name, format=format, image=image, mtime=0)
 
 
 def frame_of(codec: Codec, data: bytes) -> bytes:
@@ -45,8 +55,9 @@ def frame_of(codec: Codec, data: bytes) -> bytes:
     return deflate.compress(data) + deflate.flush()
 
 
-def write(target: Layout, guest: bytes, path: Path, chunks: Iterable[range] | None = None) -> list[Piece]:
-    """Write `guest` unit by unit as the engine does; returns all pieces in their order."""
+def write(target: Layout, guest: bytes, path: Path, chunks: Iterable[range] | None = None,
+          base: bytes = b"") -> list[Piece]:  # fmt: skip
+    """Write `guest` unit by unit as the engine does; returns all pieces in their order. `base`: what lies below."""
     placement = target.placement
     unit, end = placement.unit, placement.first
     written: list[Piece] = []
@@ -61,10 +72,13 @@ def write(target: Layout, guest: bytes, path: Path, chunks: Iterable[range] | No
         for chunk in [range(-(-len(guest) // unit))] if chunks is None else chunks:
             places, stored = np.zeros(len(chunk), np.uint64), np.zeros(len(chunk), np.uint64)
             for index, number in enumerate(chunk):
-                data = guest[number * unit : (number + 1) * unit]
-                if not any(data):
+                data = guest[number * unit : (number + 1) * unit].ljust(unit, b"\0")
+                if data == base[number * unit : (number + 1) * unit].ljust(unit, b"\0"):
                     continue
-                data = data.ljust(unit, b"\0")
+                if not any(data) and placement.zeroes is not engine.Zeroes.STORE:
+                    assert placement.zeroes is engine.Zeroes.TELL
+                    places[index] = engine.ZERO_PLACE
+                    continue
                 frame = data if placement.codec is Codec.NONE else frame_of(placement.codec, data)
                 plain = len(frame) >= unit
                 align = placement.align if plain else placement.frame_align
@@ -182,6 +196,95 @@ def test_file_by_the_engine_has_no_error_and_no_leak(compress: str | None, level
     assert (checked(path).encoded_units > 0) is (compress is not None)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 32, 64])
+@pytest.mark.parametrize(("compress", "cluster_size"), [(None, "512"), (None, "64k"), ("zlib", "64k"), ("zstd", "4k"),
+                                                        ("zlib", "2M"), ("zlib", "512")])  # fmt: skip
+def test_reference_counts_of_every_width(bits: int, compress: str | None, cluster_size: str, qemu_img: str,
+                                         tmp_path: Path) -> None:  # fmt: skip
+    """Frames share clusters as far as a count can say so; with one bit, none does."""
+    guest = disk(3 * MIB + 512, 0.4, seed=bits)
+    target = layout(request(len(guest), compress=compress, cluster_size=cluster_size, refcount_bits=str(bits)))
+    path = tmp_path / "d.qcow2"
+    write(target, guest, path, chunks_of(guest, target.placement.unit, 97))
+    judged(qemu_img, path, guest)
+    checked(path)
+    with SourceFile(str(path)) as source:
+        assert FORMAT.open(source).specific["refcount-bits"] == bits
+    if compress is None:
+        for oracle in ("libyal", "dissect"):
+            if not missing(oracle):
+                assert read_guest(str(path), "qcow2", oracle) == digest_file(str(path.with_suffix(".raw")))
+        full = disk(MIB, 1, seed=1)
+        target = layout(request(len(full), cluster_size=cluster_size, refcount_bits=str(bits)))
+        write(target, full, path)
+        assert path.stat().st_size == target.full_size
+
+
+def test_frames_fill_clusters_up_to_what_counts_can_say(tmp_path: Path) -> None:
+    """Many frames as small as can be, in clusters whose counts have few bits."""
+    guest = b"\1" * (4 * MIB)
+    for bits in (2, 4, 8):
+        target = layout(request(len(guest), compress="zstd", cluster_size="4k", refcount_bits=str(bits)))
+        write(target, guest, tmp_path / "d.qcow2")
+        assert checked(tmp_path / "d.qcow2").encoded_units == 1024
+
+
+BELOW = {  # format by our name: what qemu-img calls it, options
+    "raw": ("raw", ""), "qcow2": ("qcow2", "cluster_size=4k"), "vhd": ("vpc", "subformat=dynamic,force_size=on"),
+    "vmdk": ("vmdk", "subformat=monolithicSparse"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", BELOW)
+@pytest.mark.parametrize(("subformat", "compress"), SETUPS)
+@pytest.mark.parametrize("size", [MIB, 3 * MIB, 5 * MIB])
+def test_difference_to_an_image_below(format: str, subformat: str, compress: str | None, size: int, qemu_img: str,
+                                      tmp_path: Path) -> None:  # fmt: skip
+    """As long as the disk, shorter and longer; data below that the disk does not have must not come through."""
+    name, options = BELOW[format]
+    base = disk(size, 0.3, seed=4)
+    guest = bytearray(base[: 3 * MIB].ljust(3 * MIB, b"\0"))
+    guest[600_000:800_000] = disk(200_704, 1, seed=6)[:200_000]
+    guest[131072:400_000] = bytes(400_000 - 131072)
+    guest[-70_000:] = disk(70_144, 1, seed=7)[:70_000]
+    (tmp_path / "raw").write_bytes(base)
+    subprocess.run([qemu_img, "convert", "-f", "raw", "-O", name, *(["-o", options] if options else []),
+                    tmp_path / "raw", tmp_path / "base.img"], check=True)  # fmt: skip
+    target = layout(request(len(guest), subformat=subformat, compress=compress, below=below("base.img", format)))
+    zeroes = engine.Zeroes.TELL if subformat == "v3" else engine.Zeroes.STORE
+    assert target.placement.zeroes is zeroes
+    path = tmp_path / "d.qcow2"
+    write(target, bytes(guest), path, base=base)
+    judged(qemu_img, path, bytes(guest))
+    checked(path)
+    told = json.loads(subprocess.run([qemu_img, "info", "--output=json", path], check=True, capture_output=True).stdout)
+    assert (told["backing-filename"], told["backing-filename-format"]) == ("base.img", name)
+    with diskfmt.open_disk(path, follow="same-directory") as opened:
+        assert opened.read_at(0, opened.size) == guest
+        assert opened.read_at(131072, 4096) == bytes(4096) != base[131072 : 131072 + 4096]
+
+
+def test_longest_name_below_displaces_the_names_of_features(tmp_path: Path) -> None:
+    name = "n" * 350
+    target = layout(request(MIB, cluster_size="512", below=below(name)))
+    write(target, bytes(MIB), tmp_path / "d", [], base=bytes(MIB))
+    with SourceFile(str(tmp_path / "d")) as source:
+        image = FORMAT.open(source)
+    assert [reference.name for reference in image.references] == [name]
+    assert [extension.kind for extension in image.header.extensions] == [0xE2792ACA]
+
+
+@pytest.mark.parametrize("bits", ["12", "13", "14", "15"])
+def test_window_of_deflate_is_as_asked(bits: str) -> None:
+    assert layout(request(MIB, compress="zlib", deflate_window=bits)).placement.window_bits == int(bits)
+
+
+def test_frames_are_adopted_unless_asked_otherwise() -> None:
+    assert layout(request(MIB, compress="zstd")).placement.adopt
+    assert not layout(request(MIB, compress="zstd", recompress=True)).placement.adopt
+    assert not layout(request(MIB)).placement.adopt
+
+
 def test_memory_does_not_grow_with_the_file() -> None:
     """256 GiB of data: counts of one block, places of the blocks, and the L1 table are all that stays."""
     target = layout(request(1 << 38))
@@ -228,7 +331,16 @@ def test_compat_decides_the_version(compat: str, version: int, tmp_path: Path) -
     ({"cluster_size": "4M"}, "clusters of '4M'"),
     ({"cluster_size": "65535"}, "clusters of '65535'"),
     ({"cluster_size": "many"}, "'many' is not a size"),
-    ({"refcount_bits": "8"}, "refcount_bits '8'"),
+    ({"refcount_bits": "3"}, "refcount_bits '3'"),
+    ({"refcount_bits": "8", "subformat": "v2"}, "version 2 of qcow2 has no counts of 8 bits"),
+    ({"deflate_window": "12"}, "deflate_window is for zlib only"),
+    ({"deflate_window": "12", "compress": "zstd"}, "deflate_window is for zlib only"),
+    ({"deflate_window": "16", "compress": "zlib"}, "deflate_window '16'"),
+    ({"below": below("")}, '"" cannot be the name'),
+    ({"below": below("nbd:x")}, '"nbd:x" cannot be the name'),
+    ({"below": below("a\0b")}, "cannot be the name"),
+    ({"below": below("n" * 1024)}, "1024 bytes, the longest have 1023"),
+    ({"below": below("n" * 400), "cluster_size": "512"}, "does not fit into the first cluster"),
     ({"compress": "lzma"}, "no compression 'lzma'"),
     ({"compress": "zstd", "subformat": "v2"}, "has no zstd"),
     ({"compress": "zlib", "level": 10}, "zlib has no level 10"),

@@ -11,10 +11,12 @@ from builders import qcow2 as build
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import diskfmt
 from diskfmt import engine
 from diskfmt.errors import CorruptError, LimitError, Reason, RefusedError
 from diskfmt.extents import ROW, Codec, Kind, Rows, merge, require_normal
 from diskfmt.formats.qcow2 import map as mapping
+from diskfmt.formats.qcow2 import tables
 from diskfmt.formats.qcow2.header import open_image
 from diskfmt.formats.qcow2.map import extents
 from diskfmt.stores.source import SourceFile
@@ -54,6 +56,77 @@ def saved(tmp_path: Path, built: build.Built) -> Path:
     path = tmp_path / "d.qcow2"
     path.write_bytes(built.data)
     return path
+
+
+SUB = 32
+
+
+def expected_extended(built: build.Built, clusters: dict[int, build.Cluster], size: int) -> list[tuple[int, ...]]:
+    """As `expected`, by a loop over subclusters of the whole disk."""
+    rows: list[tuple[int, ...]] = []
+    part = built.cluster // SUB
+    for at in range(0, size, part):
+        number, index = divmod(at // part, SUB)
+        name, _ = clusters.get(number, ("sub 0 0", b""))
+        length = min(part, size - at)
+        if name in ("deflate", "zstd"):
+            host = built.places[number]
+            end = min(-(-(host + built.lengths[number]) // 512) * 512, len(built.data))
+            row = (at, length, host, end - host, Kind.ENCODED, Codec.ZSTD if name == "zstd" else Codec.DEFLATE)
+        else:
+            stored, zero = build._bitmaps(name)
+            if stored >> index & 1:
+                row = (at, length, built.places[number] + index * part, length, Kind.DATA, 0)
+            else:
+                row = (at, length, 0, 0, Kind.ZERO if zero >> index & 1 else Kind.HOLE, 0)
+        last = rows[-1] if rows else (0,) * 6
+        if (
+            rows
+            and last[4] == row[4]
+            and (
+                row[4] >= Kind.ZERO
+                or (row[4] == Kind.DATA and last[2] + last[3] == row[2])
+                or (row[4] == Kind.ENCODED and last[2] == row[2])
+            )
+        ):
+            grown = length if row[4] == Kind.DATA else 0
+            rows[-1] = (last[0], last[1] + length, last[2], last[3] + grown, *last[4:])
+        else:
+            rows.append(row)
+    return rows
+
+
+BITMAP = st.one_of(st.sampled_from([0, 1, 1 << 31, 0xFFFF, build.ALL]), st.integers(0, build.ALL))
+
+
+@st.composite
+def extended_cases(draw: st.DrawFn) -> tuple[build.Built, dict[int, build.Cluster], int]:
+    bits = draw(st.sampled_from([14, 15]))
+    size = draw(st.integers(1, 400)) * 2048 + draw(st.integers(0, 2)) * (1 << 2 * bits - 4)
+    chosen: dict[int, build.Cluster] = {}
+    for number in draw(st.sets(st.integers(0, -(-size // (1 << bits)) - 1), max_size=6)):
+        kind = draw(st.sampled_from(["data", "deflate", "zero", "zero_allocated", "sub", "sub", "sub"]))
+        if kind == "sub":
+            stored = draw(BITMAP)
+            zero = draw(BITMAP) & ~stored
+            data = draw(st.sampled_from([b"", b"x"])) if not stored else b"x"
+            chosen[number] = (f"sub {stored:x} {zero:x}", data)
+        else:
+            chosen[number] = (kind, b"" if kind.startswith("zero") else b"y")
+    built = build.image(chosen, size=size, bits=bits, extended=True, shuffle=draw(st.integers(0, 3)))
+    return built, chosen, size
+
+
+@given(extended_cases(), st.sampled_from([64, 1 << 12, 1 << 18]))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_rows_of_extended_entries_equal_a_loop_over_subclusters(
+    tmp_path: Path, case: tuple[build.Built, dict[int, build.Cluster], int], window: int,
+) -> None:  # fmt: skip
+    built, chosen, size = case
+    path = saved(tmp_path, built)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapping, "WINDOW_ROWS", window)
+        assert seen(rows_of(path)) == expected_extended(built, chosen, size)
 
 
 def expected(built: build.Built, clusters: dict[int, build.Cluster], start: int, stop: int) -> list[tuple[int, ...]]:
@@ -121,6 +194,7 @@ def test_small_windows_give_the_same_rows(tmp_path: Path, case: Case) -> None:
     path = saved(tmp_path, built)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mapping, "WINDOW_ROWS", 128)
+        patch.setattr(tables, "WINDOW_ROWS", 128)
         assert seen(rows_of(path, start, stop)) == expected(built, chosen, start, stop)
 
 
@@ -192,6 +266,101 @@ HOSTILE: dict[str, tuple[Callable[[build.Built], int], Reason, str, int]] = {
 }  # fmt: skip
 
 
+def good_extended() -> build.Built:
+    """Clusters of 16 KiB: stored in part, compressed, zero, and one in a second L2 table."""
+    clusters = {1: ("sub ff 0", b"part"), 5: ("deflate", b"five"), 7: ("sub 0 1", b""), 1030: ("data", b"far")}
+    return build.image(clusters, size=32 * MIB, bits=14, extended=True)
+
+
+def bitmaps_of(guest_cluster: int, bitmaps: int) -> Callable[[build.Built], int]:
+    def change(built: build.Built) -> int:
+        built.poke(built.entry(guest_cluster) + 8, bitmaps)
+        return built.entry(guest_cluster)
+
+    return change
+
+
+HOSTILE_EXTENDED: dict[str, tuple[Callable[[build.Built], int], Reason, str, int]] = {
+    "both bits": (bitmaps_of(1, 3 << 32 | 2), Reason.BAD_VALUE, "that are stored and read as zero", 1),
+    "stored nowhere": (bitmaps_of(7, 1), Reason.BAD_VALUE, "that is nowhere, with subclusters that are stored", 7),
+    "compressed with a bitmap": (bitmaps_of(5, 1), Reason.BAD_VALUE, "with a bitmap of subclusters", 5),
+    "compressed with zeroes": (bitmaps_of(5, 1 << 63), Reason.BAD_VALUE, "with a bitmap of subclusters", 5),
+    "zero flag": (l2_entry(1, lambda _, old: old | 1), Reason.BAD_VALUE, "extended entries do not have", 1),
+    "zero flag at no place": (l2_entry(9, lambda *_: 1), Reason.BAD_VALUE, "extended entries do not have", 9),
+    "reserved bits": (l2_entry(1, lambda _, old: old | 2), Reason.BAD_VALUE, "reserved bits", 1),
+    "far table": (l2_entry(1030, lambda *_: 0x4200 | COPIED), Reason.BAD_VALUE, "cluster at 0x4200 is not", 1030),
+    "behind the file": (l2_entry(1, lambda *_: 1 << 24), Reason.TRUNCATED, "cluster at 0x1000000 ends", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE_EXTENDED)
+def test_extended_entry_without_sense_is_refused_with_both_offsets(case: str, tmp_path: Path) -> None:
+    change, reason, words, cluster = HOSTILE_EXTENDED[case]
+    built = good_extended()
+    rows_of(saved(tmp_path, built))
+    at = change(built)
+    with pytest.raises(CorruptError) as caught:
+        rows_of(saved(tmp_path, built))
+    assert (caught.value.reason, caught.value.offset) == (reason, at)
+    assert words in caught.value.message
+    assert caught.value.guest_offset == cluster << 14
+
+
+def test_file_may_end_behind_the_last_stored_subcluster(tmp_path: Path) -> None:
+    """Writers store subclusters, not clusters: what would follow in the last cluster need not be there."""
+    built = build.image({0: ("sub 7 0", b"x")}, size=MIB, bits=14, extended=True, pad=False)
+    end = built.places[0] + 3 * 512
+    del built.data[end:]
+    assert seen(rows_of(saved(tmp_path, built)))[0] == (0, 1536, built.places[0], 1536, Kind.DATA, 0)
+    del built.data[end - 1 :]
+    with pytest.raises(CorruptError) as caught:
+        rows_of(saved(tmp_path, built))
+    assert caught.value.reason is Reason.TRUNCATED
+
+
+def with_data_file(tmp_path: Path, change: Callable[[build.Built], int] | None = None,
+                   size: int = 5 * 4096 + 512) -> tuple[Path, int]:  # fmt: skip
+    """Clusters 0, 2 and 5, the last of which the disk ends in, in a data file of `size` bytes."""
+    built = build.image({0: ("zero", b"")}, size=5 * 4096 + 512,
+                        extensions=[build.extension(build.DATA_FILE, b"data")])  # fmt: skip
+    built.patch(incompatible=4)
+    for number in (0, 2, 5):
+        built.poke(built.entry(number), number * 4096 | COPIED)
+    at = change(built) if change else 0
+    (tmp_path / "data").write_bytes(os.urandom(size))
+    return saved(tmp_path, built), at
+
+
+def test_clusters_of_a_data_file_are_at_their_guest_offset(tmp_path: Path) -> None:
+    path, _ = with_data_file(tmp_path)
+    with diskfmt.open_disk(path, follow="same-directory") as disk:
+        (rows,) = disk.extents()
+        require_normal(rows, 0, disk.size, [file.size for file in disk.files])
+        assert [(int(row["guest_off"]), int(row["host_off"]), int(row["file_id"])) for row in rows] == [
+            (0, 0, 1), (4096, 0, 0), (8192, 8192, 1), (12288, 0, 0), (20480, 20480, 1)]  # fmt: skip
+        data = (tmp_path / "data").read_bytes()
+        assert disk.read_at(0, disk.size) == data[:4096] + bytes(4096) + data[8192:12288] + bytes(8192) + data[20480:]
+
+
+HOSTILE_DATA_FILE: dict[str, tuple[Callable[[build.Built], int] | None, int, Reason, str, int]] = {
+    "other place": (l2_entry(2, lambda *_: 4096 | COPIED), 20992, Reason.BAD_VALUE, "not its place on the disk", 2),
+    "place 0": (l2_entry(2, lambda *_: COPIED), 20992, Reason.BAD_VALUE, "cluster at 0x0 of the data file", 2),
+    "compressed": (l2_entry(2, lambda *_: COMPRESSED | 8192), 20992, Reason.BAD_VALUE, "with a data file", 2),
+    "data file cut": (None, 20991, Reason.TRUNCATED, "cluster at 0x5000 ends behind the data file", 5),
+    "data file empty": (None, 0, Reason.TRUNCATED, "cluster at 0x0 ends behind the data file", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE_DATA_FILE)
+def test_entry_that_a_data_file_cannot_have_is_refused(case: str, tmp_path: Path) -> None:
+    change, size, reason, words, cluster = HOSTILE_DATA_FILE[case]
+    path, _ = with_data_file(tmp_path, change, size)
+    with diskfmt.open_disk(path, follow="same-directory") as disk, pytest.raises(CorruptError) as caught:
+        list(disk.extents())
+    assert (caught.value.reason, caught.value.guest_offset) == (reason, cluster * 4096)
+    assert words in caught.value.message
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_table_without_sense_is_refused_with_both_offsets(case: str, tmp_path: Path) -> None:
     change, reason, words, cluster = HOSTILE[case]
@@ -240,7 +409,7 @@ def test_more_tables_than_the_file_holds_is_refused(tmp_path: Path) -> None:
     clusters = dict.fromkeys(range(0, 32 * 64, 64), ("zero", b""))
     built = build.image(clusters, size=2048 * 512, bits=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mapping, "WINDOW_ROWS", 64)
+        patch.setattr(tables, "WINDOW_ROWS", 64)
         rows_of(saved(tmp_path, built))
         for index in range(1, 32):
             built.poke(built.l1 + 8 * index, built.l2[0])
@@ -252,7 +421,6 @@ def test_more_tables_than_the_file_holds_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fields", "reason"), [
     ({"incompatible": 1 << 20}, Reason.UNKNOWN_FEATURE),
-    ({"incompatible": 16}, Reason.UNSUPPORTED_SUBFORMAT),
     ({"incompatible": 4}, Reason.EXTERNAL_REFERENCE),
     ({"incompatible": 8, "compression_type": 9}, Reason.UNKNOWN_FEATURE),
 ])  # fmt: skip

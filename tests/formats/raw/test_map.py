@@ -109,3 +109,19 @@ def test_runs_are_asked_of_the_engine_in_the_range_only(
         (16, 9, Kind.ZERO),
     ]
     assert seen == [(5, 25, plain.MAX_RUNS), (15, 25, plain.MAX_RUNS)]
+
+
+def test_holes_of_the_file_are_told(tmp_path: Path, trusting: None) -> None:
+    path = build.sparse(tmp_path / "d", 8 * MIB, {MIB: b"x" * MIB, 5 * MIB: b"y" * MIB})
+    if path.stat().st_blocks * 512 > 4 * MIB:
+        pytest.skip("this file system keeps no holes")
+    with SourceFile(path) as source:
+        (found,) = FORMAT.regions(FORMAT.open(source), [source])
+    assert (found.kind, found.file_id) == ("hole", 0)
+    assert found.offsets.tolist() == [0, 2 * MIB, 6 * MIB]
+    assert found.lengths.tolist() == [MIB, 3 * MIB, 2 * MIB]
+
+
+def test_file_system_that_is_not_believed_has_no_holes_to_tell(tmp_path: Path, doubting: None) -> None:
+    with SourceFile(build.sparse(tmp_path / "d", 8 * MIB, {MIB: b"x"})) as source:
+        assert [len(found.offsets) for found in FORMAT.regions(FORMAT.open(source), [source])] == [0]

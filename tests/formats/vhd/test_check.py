@@ -1,5 +1,7 @@
 """What the walk over all blocks finds."""
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,76 @@ def test_bitmaps_are_taken_apart_in_pieces_with_the_same_result(
     monkeypatch.setattr(vhd_map, "MAX_BITMAP_BYTES", 1024)
     assert run(tmp_path, image) == whole
     assert whole[0][0].message.startswith("4 KiB")
+
+
+SIZE, LARGE = 24 << 20, 2 << 20
+MAP_AT = 2048
+
+
+def of_xenserver(bits: bytes = b"\x40", **changed: int) -> bytearray:
+    """Twelve blocks, number 1 full and number 2 stored by half; `bits` and `changed` go into the bat map."""
+    blocks = {1: (build.full(LARGE), b"x" * LARGE), 2: (b"\xff" * 256, b"y" * (LARGE // 2))}
+    return build.dynamic(
+        SIZE, blocks, block_size=LARGE, changed={"creator": b"tap\0", "creator_version": 0x10003},
+        bat_map=build.bat_map(MAP_AT, bits, **changed),
+    )  # fmt: skip
+
+
+BAT_MAPS: dict[str, tuple[Callable[[], bytearray], list[tuple[Severity, Reason]]]] = {
+    "right": (of_xenserver, []),
+    "empty": (lambda: of_xenserver(b"\0"), []),
+    "half-block": (lambda: of_xenserver(b"\x60"), [(WARNING, Reason.DIFFERENTIAL)]),
+    "no-block": (lambda: of_xenserver(b"\x50"), [(WARNING, Reason.DIFFERENTIAL)]),
+    "behind-the-disk": (lambda: of_xenserver(b"\x40\0\xff"), []),
+    "checksum": (lambda: of_xenserver(checksum=1), [(WARNING, Reason.BAD_CHECKSUM)]),
+"version": (lambda: of_xenserver(version=0x10003), [(WARNING, Reason.BAD_VALUE)]),
+    "outside": (lambda: of_xenserver(offset=1 << 40), [(WARNING, Reason.OUT_OF_FILE)]),
+    "too-small": (lambda: of_xenserver(sectors=0), [(WARNING, Reason.BAD_VALUE)]),
+    "signed-checksum": (
+        lambda: of_xenserver(b"\x40\x00\xff", version=0x10001, checksum=~(0x40 - 1) & 0xFFFFFFFF), []),
+    "of-another-creator": (lambda: build.patch(of_xenserver(b"\x60"), "both", "creator", b"win "), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAT_MAPS)
+def test_bat_map_of_xenserver_is_compared(tmp_path: Path, name: str) -> None:
+    make, expected = BAT_MAPS[name]
+    assert kinds(run(tmp_path, make())[0]) == expected
+
+
+def test_bat_map_that_lies_is_told_with_its_first_block(tmp_path: Path) -> None:
+    (finding,), _ = run(tmp_path, of_xenserver(b"\x78"))  # blocks 1 to 4; only 1 is full
+    assert (finding.offset, finding.guest_offset) == (MAP_AT + 512, 2 * LARGE)
+    assert "of 3 blocks" in finding.message
+
+
+def test_bat_map_is_no_leak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vhd_check, "SLACK", 0)
+    assert run(tmp_path, of_xenserver())[0] == []
+
+
+@pytest.mark.parametrize(("disk_type", "expected"), [(4, [(WARNING, Reason.OVERLAP)]), (3, [])])
+@pytest.mark.parametrize("at", [0, 1, 8])
+def test_block_on_the_name_of_the_parent_is_doubted(
+    tmp_path: Path, disk_type: int, expected: list[object], at: int
+) -> None:
+    image = build.dynamic(4 * BLOCK, {0: (b"\xff", b"x")}, disk_type=disk_type, locators=[(b"W2ru", b"p\0")])
+    sector = build.entry(image, 0) + at
+    where = struct.pack(">4sIIIQ", b"W2ru", 512, 2, 0, sector * 512)
+    image = build.patch(image, "header", "locators", where.ljust(192, b"\0"))
+    findings, _ = run(tmp_path, image)
+    assert kinds(findings) == expected
+    assert all(finding.offset == sector * 512 for finding in findings)
+
+
+def test_block_beside_the_name_of_the_parent_is_fine(tmp_path: Path) -> None:
+    locators = [(b"W2ru", b"p\0"), (b"W2ku", b"p\0")]
+    image = build.dynamic(4 * BLOCK, {0: (b"\xff", b"x"), 3: (b"\xff", b"x")}, disk_type=4, locators=locators)
+    assert run(tmp_path, image)[0] == []
+
+
+def test_block_on_the_bat_map_is_doubted(tmp_path: Path) -> None:
+    image = of_xenserver()
+    first = build.entry(image, 1)
+    findings, _ = run(tmp_path, build.set_entry(image, 1, first - 1))
+    assert (WARNING, Reason.OVERLAP) in kinds(findings)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from oracles.digest import BLOCK, GuestDigest, digest_blocks
 
+import diskfmt
 from diskfmt.errors import DiskfmtError, Reason, Severity, first_error
 from diskfmt.extents import Kind
 from diskfmt.formats.vhd.check import check
@@ -66,15 +67,14 @@ REFUSED = {
     "vhd-fixed-size-small": Reason.DIFFERENTIAL,
     "vhd-fixed-size-zero": Reason.BAD_VALUE,
     "vhd-footers-differ-size": Reason.DIFFERENTIAL,
-    "vhd-parent-etc-passwd": Reason.EXTERNAL_REFERENCE,
-    "vhd-parent-self": Reason.EXTERNAL_REFERENCE,
     "vhd-size-larger-than-bat": Reason.BAD_VALUE,
     "vhd-size-max": Reason.LIMIT_SIZE,
     "vhd-trailing-garbage-odd": Reason.TRUNCATED,
     "vhd-type-1": Reason.BAD_VALUE,
-    "vhd-type-4-noparent": Reason.EXTERNAL_REFERENCE,
-    "vhd-vhdutil-differencing": Reason.EXTERNAL_REFERENCE,
 }
+
+
+DIFFERENCING = ("vhd-parent-etc-passwd", "vhd-parent-self", "vhd-type-4-noparent", "vhd-vhdutil-differencing")
 
 
 def digest(path: str) -> GuestDigest:
@@ -133,3 +133,24 @@ def test_hostile_image_is_refused_for_its_reason(corpus: Any, case: str) -> None
         except DiskfmtError as refused:
             reason = refused.reason
     assert reason is REFUSED[case]
+
+
+@pytest.mark.parametrize("case", DIFFERENCING)
+def test_differencing_disk_alone_is_refused(corpus: Any, case: str) -> None:
+    with diskfmt.open_disk(corpus.path(case)) as disk, pytest.raises(DiskfmtError) as caught:
+        disk.extents()
+    assert caught.value.reason is Reason.EXTERNAL_REFERENCE
+
+
+FOLLOWED = {
+    "vhd-parent-etc-passwd": Reason.READ_ERROR,  # no `passwd` lies beside it
+    "vhd-parent-self": Reason.EXTERNAL_REFERENCE,
+    "vhd-type-4-noparent": Reason.EXTERNAL_REFERENCE,
+}
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_hostile_differencing_disk_is_refused_even_where_it_may_be_followed(corpus: Any, case: str) -> None:
+    with pytest.raises(DiskfmtError) as caught:
+        diskfmt.open_disk(corpus.path(case), follow="same-directory", below_format="vhd")
+    assert caught.value.reason is FOLLOWED[case]

@@ -110,10 +110,30 @@ def test_geometry_of_zero_is_not_believed(opened: Opener) -> None:
     assert found(image) == [(WARNING, Reason.DIFFERENTIAL)]
 
 
+def good_with_table(entries: int) -> bytearray:
+    """A disk without blocks whose BAT has so many entries, as XenServer makes it for a disk that may grow."""
+    end = build.footer(4 * MIB, 3)
+    table = (b"\xff" * (4 * entries)).ljust(-(-entries * 4 // 512) * 512, b"\xff")
+    return bytearray(end + build.header(entries, 2 * MIB) + table + end)
+
+
 FINDINGS: dict[str, tuple[Callable[[], bytearray], list[tuple[Severity, Reason]]]] = {
     "original-size": (lambda: good(original_size=MIB), [(WARNING, Reason.DIFFERENTIAL)]),
     "saved-state": (lambda: good(saved_state=1), [(WARNING, Reason.UNCLEAN)]),
-    "hidden": (lambda: good(hidden=1), [(WARNING, Reason.BAD_VALUE)]),
+    "hidden": (lambda: good(hidden=1), [(NOTE, Reason.BAD_VALUE)]),
+    "hidden-at-the-head-only": (lambda: build.patch(good(), "head", "hidden", 1), []),
+    "hidden-by-old-tapdisk": (
+        lambda: build.patch(good(creator=b"tap\0", creator_version=0x10001), "both", "hidden", 1, mend=False),
+        [(NOTE, Reason.BAD_VALUE)]),
+    "hidden-by-new-tapdisk": (
+        lambda: build.patch(good(creator=b"tap\0", creator_version=0x10003), "both", "hidden", 1, mend=False),
+        [(ERROR, Reason.BAD_CHECKSUM), (NOTE, Reason.BAD_VALUE)]),
+    "old-bits": (lambda: good(creator=b"tap\0", creator_version=1), [(WARNING, Reason.DIFFERENTIAL)]),
+    "old-bits-in-one-copy": (
+        lambda: build.patch(good(creator=b"tap\0", creator_version=0x10001), "head", "creator_version", 1),
+        [(ERROR, Reason.DIFFERENTIAL)]),
+    "creator-version-in-one-copy": (
+        lambda: build.patch(good(), "head", "creator_version", 1), [(WARNING, Reason.DIFFERENTIAL)]),
     "reserved": (lambda: good(reserved=1), [(WARNING, Reason.BAD_VALUE)]),
     "temporary": (lambda: good(features=3), []),
     "reserved-feature-clear": (lambda: good(features=0), [(WARNING, Reason.BAD_VALUE)]),
@@ -144,12 +164,27 @@ FINDINGS: dict[str, tuple[Callable[[], bytearray], list[tuple[Severity, Reason]]
         lambda: build.patch(good(), "header", "reserved1", b"\0\0\0\1"), [(WARNING, Reason.BAD_VALUE)]),
     "header-reserved2": (lambda: build.patch(good(), "header", "reserved2", 1), [(WARNING, Reason.BAD_VALUE)]),
     "parent-id": (
-        lambda: build.patch(good(), "header", "parent_id", b"x" * 16), [(ERROR, Reason.EXTERNAL_REFERENCE)]),
-    "differencing": (
-        lambda: build.patch(good(), "both", "disk_type", 4), [(ERROR, Reason.EXTERNAL_REFERENCE)]),
-    "locator-outside": (
+        lambda: build.patch(good(), "header", "parent_id", b"x" * 16), [(WARNING, Reason.EXTERNAL_REFERENCE)]),
+    "differencing": (lambda: build.patch(good(), "both", "disk_type", 4), []),
+    "locator-of-a-disk-without-parent": (
+        lambda: build.dynamic(MIB, {}, block_size=MIB, locators=[(b"W2ku", b"p\0")]),
+        [(WARNING, Reason.EXTERNAL_REFERENCE)]),
+    "locator-longer-than-its-room": (
+        lambda: build.patch(
+            build.patch(good(), "both", "disk_type", 4), "header", "locators",
+            struct.pack(">4sIIIQ", b"W2ku", 1, 514, 0, 2048)),
+        [(WARNING, Reason.BAD_VALUE)]),
+    "locator-too-long": (
+        lambda: build.dynamic(MIB, {}, block_size=MIB, disk_type=4, locators=[(b"W2ku", bytes((64 << 10) + 2))]),
+        [(ERROR, Reason.LIMIT_METADATA)]),
+    "locator-outside-of-a-disk-without-parent": (
         lambda: build.patch(good(), "header", "locators", struct.pack(">4sIIIQ", b"W2ku", 512, 8, 0, 1 << 63)),
-        [(ERROR, Reason.EXTERNAL_REFERENCE), (ERROR, Reason.OUT_OF_FILE)]),
+        [(WARNING, Reason.EXTERNAL_REFERENCE)]),
+    "locator-outside": (
+        lambda: build.patch(
+            build.patch(good(), "both", "disk_type", 4), "header", "locators",
+            struct.pack(">4sIIIQ", b"W2ku", 512, 8, 0, 1 << 63)),
+        [(ERROR, Reason.OUT_OF_FILE)]),
     "small-blocks": (
         lambda: build.dynamic(8192, {0: (b"\xff", b"x")}, block_size=4096), [(WARNING, Reason.BAD_VALUE)]),
     "one-byte-more": (lambda: good() + b"x", [(ERROR, Reason.TRUNCATED)]),
@@ -171,8 +206,8 @@ FINDINGS: dict[str, tuple[Callable[[], bytearray], list[tuple[Severity, Reason]]
         [(WARNING, Reason.DIFFERENTIAL), (ERROR, Reason.TRUNCATED), (NOTE, Reason.BAD_VALUE)]),
     "table-with-spare-entries": (
         lambda: build.patch(good(), "header", "max_entries", 5), []),
-    "table-too-large": (
-        lambda: build.patch(good(), "header", "max_entries", 6), [(ERROR, Reason.LIMIT_METADATA)]),
+    "table-of-a-disk-that-may-grow": (lambda: good_with_table(1 << 20), []),
+    "table-too-large": (lambda: good_with_table((1 << 20) + 1), [(ERROR, Reason.LIMIT_METADATA)]),
 }  # fmt: skip
 
 
@@ -253,27 +288,57 @@ def test_copy_at_the_head_counts_if_the_tail_is_damaged(opened: Opener) -> None:
 
 
 def test_parent_is_named_in_every_spelling_and_nothing_is_opened(opened: Opener) -> None:
-    image = good()
-    at = len(image) - 512
-    absolute = r"C:\vm\parent.vhd".encode("utf-16-le")
-    url = b"file:///vm/parent.vhd"
-    image[at:at] = absolute.ljust(512, b"\0") + url.ljust(512, b"\0")
-    locators = struct.pack(">4sIIIQ", b"W2ku", 512, len(absolute), 0, at)
-    locators += struct.pack(">4sIIIQ", b"MacX", 512, len(url), 0, at + 512)
-    locators += struct.pack(">4sIIIQ", b"Mac ", 512, 4, 0, at)
-    for name, value in (("parent_id", b"p" * 16), ("parent_name", "parent.vhd".encode("utf-16-be")),
-                        ("locators", locators), ("parent_timestamp", 86400)):  # fmt: skip
-        image = build.patch(image, "header", name, value)
-    described = opened(build.patch(image, "both", "disk_type", 4))
-    assert [reference.name for reference in described.references] == [
-        "parent.vhd", r"C:\vm\parent.vhd", "file:///vm/parent.vhd"]  # fmt: skip
-    assert [reference.offset for reference in described.references] == [576, at, at + 512]
-    assert {reference.kind for reference in described.references} == {"parent"}
+    image = build.dynamic(
+        1 << 20, {}, block_size=1 << 20, disk_type=4,
+        changed_header=build.parent_fields("parent.vhd", b"p" * 16, 86400),
+        locators=[
+            (b"MacX", b"file:///vm/a%20b.vhd"),
+            (b"Mac ", b"alias"),
+            (b"W2ku", r"C:\vm\parent.vhd".encode("utf-16-le")),
+            (b"W2ru", r"..\vm\parent.vhd".encode("utf-16-le")),
+        ],
+    )  # fmt: skip
+    described = opened(image)
+    assert [(reference.name, reference.offset) for reference in described.references] == [
+        (r"..\vm\parent.vhd", 2048 + 3 * 512), (r"C:\vm\parent.vhd", 2048 + 2 * 512), ("parent.vhd", 576),
+        ("/vm/a b.vhd", 2048)]  # fmt: skip
+    assert {(reference.kind, reference.format) for reference in described.references} == {("parent", "vhd")}
     assert described.subformat == "differencing"
-    assert found(described) == [(ERROR, Reason.EXTERNAL_REFERENCE)]
+    assert found(described) == []
     specific: Any = described.specific
     assert specific["parent-unique-id"] == "70707070-7070-7070-7070-707070707070"
     assert specific["parent-modified"] == "2000-01-02T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("version", "encoded"),
+    [
+        (0x10003, "parent.vhd".encode("utf-16-be")),
+        (1, "parent.vhd".encode("utf-16-le")),
+        (1, b"\xff\xfe" + "parent.vhd".encode("utf-16-le")),
+        (1, b"\xfe\xff" + "parent.vhd".encode("utf-16-be")),
+    ],
+)
+def test_name_in_the_header_is_read_as_its_tapdisk_wrote_it(opened: Opener, version: int, encoded: bytes) -> None:
+    fields = {"parent_id": b"p" * 16, "parent_name": encoded.ljust(512, b"\0")}
+    changed = {"creator": b"tap\0", "creator_version": version}
+    image = opened(build.dynamic(4096, {}, disk_type=4, changed=changed, changed_header=fields))
+    assert [reference.name for reference in image.references] == ["parent.vhd"]
+
+
+def test_url_of_another_kind_stays_as_it_is_so_that_nobody_follows_it(opened: Opener) -> None:
+    image = opened(build.dynamic(4096, {}, disk_type=4, locators=[(b"MacX", b"http://host/file%3A/p.vhd")]))
+    assert [reference.name for reference in image.references] == ["http://host/file%3A/p.vhd"]
+
+
+def test_name_longer_than_a_sector_is_read_to_its_end(opened: Opener) -> None:
+    name = "\\".join(["directory"] * 200) + "\\parent.vhd"
+    image = opened(build.dynamic(4096, {}, disk_type=4, locators=[(b"W2ku", name.encode("utf-16-le"))]))
+    assert [reference.name for reference in image.references] == [name]
+
+
+def test_hidden_disk_is_described(opened: Opener) -> None:
+    assert opened(good(hidden=1)).specific["hidden"] is True
 
 
 def test_opening_reads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

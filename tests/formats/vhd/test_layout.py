@@ -13,7 +13,7 @@ from oracles.readers import ORACLES, missing
 from diskfmt.engine import Copier
 from diskfmt.errors import UsageError
 from diskfmt.extents import ROW, Kind, chunks
-from diskfmt.formats.base import Layout, Finale, Request
+from diskfmt.formats.base import Finale, Layout, Request
 from diskfmt.formats.vhd.check import check
 from diskfmt.formats.vhd.header import open_image
 from diskfmt.formats.vhd.layout import layout as output_of
@@ -119,7 +119,6 @@ def test_places_become_entries_of_the_table_and_blocks_stay_whole() -> None:
         2 * MIB, 2048, 4096, 512, 0xFF)  # fmt: skip
     assert numbers.fingerprint
     assert not numbers.fixed
-    assert place.data_name is None
     pieces, end = place.add(0, np.array([4096, 0], np.uint64), np.array([2 * MIB, 0], np.uint64), 4096 + 2 * MIB)
     assert (tuple(pieces), end) == ((), 4096 + 2 * MIB)
     at = 4096 + 2 * MIB + 4096
@@ -183,6 +182,14 @@ def test_options_reach_the_footer() -> None:
     assert made[24:28] == struct.pack(">I", 86400)
     assert made[28:32] == b"tap\0"
     assert made[68:84].hex() == identity.replace("-", "")
+
+
+@pytest.mark.parametrize(
+    ("creator", "version"), [("win", 0x000A0000), ("qem2", 0x000A0000), ("CTXS", 0x000A0000), ("tap", 0x00010001)]
+)
+def test_version_of_tapdisk_is_one_that_needs_no_bat_map(creator: str, version: int) -> None:
+    # XenServer's libvhd looks for a bat map in every image of tapdisk 1.2 and later, and fails without.
+    assert footer_of(request(MIB, "fixed", creator=creator))[32:36] == struct.pack(">I", version)
 
 
 @pytest.mark.parametrize(("epoch", "expected"), [("946684801", 1), ("0", 0), ("", 0)])

@@ -212,3 +212,19 @@ def test_rows_of_a_window_stay_within_the_limit(tmp_path: Path, monkeypatch: pyt
     with tables(path) as (windows, _):
         assert max(len(window) for window in windows) <= 4
         assert sum(int(np.sum(window["length"])) for window in windows) == 2 * BLOCK
+
+
+def test_bits_of_old_tapdisk_go_the_other_way_round(tmp_path: Path) -> None:
+    path = tmp_path / "d.vhd"
+    blocks = {0: (b"\x03", b""), 1: (b"\x80", b""), 2: (b"\xff", b""), 3: (b"\x00", b"")}
+    changed = {"creator": b"tap\0", "creator_version": 1}
+    image = build.dynamic(4 * BLOCK, blocks, block_size=BLOCK, changed=changed)
+    path.write_bytes(image)
+    data = [build.entry(image, number) * 512 + 512 for number in range(4)]
+    assert rows_of(path) == [
+        (0, 1024, data[0], Kind.DATA),
+        (1024, BLOCK + 7 * 512 - 1024, 0, Kind.ZERO),
+        (BLOCK + 7 * 512, 512, data[1] + 7 * 512, Kind.DATA),
+        (2 * BLOCK, BLOCK, data[2], Kind.DATA),
+        (3 * BLOCK, BLOCK, 0, Kind.ZERO),
+    ]

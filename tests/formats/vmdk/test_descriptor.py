@@ -200,3 +200,44 @@ def test_changed_byte_is_refused_or_read_without_another_error(at, value):
 def test_any_bytes_behind_the_signature_end_in_a_verdict(data):
     with suppress(DiskfmtError):
         parse(b"# Disk DescriptorFile\n" + data)
+
+
+WORDS = {
+    "Big5": ("big5", "機"),
+    "Shift_JIS": ("shift_jis", "機械"),
+    "EUC-KR": ("euc_kr", "기"),
+    "ISO-8859-2": ("iso8859_2", "ż"),
+    "windows-1251": ("cp1251", "диск"),
+    "windows-949": ("cp949", "기"),
+    "GB18030": ("gb18030", "机"),
+    "KOI8-R": ("koi8_r", "д"),
+    "windows-31j": ("cp932", "機"),
+    "EUC-JP": ("euc_jp", "機"),
+    "macintosh": ("mac_roman", "ü"),
+    "US-ASCII": ("ascii", "d"),
+}
+
+
+@pytest.mark.parametrize(("encoding", "codec", "word"), [(name, *rest) for name, rest in WORDS.items()])
+def test_name_is_read_in_the_encoding_that_is_declared(encoding, codec, word):
+    data = swap(b"d-flat", f"{word}-flat".encode(codec)).replace(b"CID", f'encoding="{encoding}"\nCID'.encode(), 1)
+    assert parse(data).extents[0].name == f"{word}-flat.vmdk"
+
+
+def test_unknown_encoding_matters_only_to_what_is_not_ascii():
+    data = GOOD.replace(b"CID", b'encoding="x-none"\nCID', 1)
+    assert parse(data).extents[0].name == "d-flat.vmdk"
+
+
+@pytest.mark.parametrize(
+    "tail", [b" partitionUUID 60-ab", b" deviceIdentifier 5", b" partitionUUID a deviceIdentifier b"]
+)
+def test_line_of_a_partition_is_known_as_one(tail):
+    assert parse(swap(b'.vmdk" 0', b'.vmdk" 63' + tail)).extents[0].device
+
+
+@pytest.mark.parametrize("tail", [b" 0 0", b" 0 x", b" 0 partitionUUID", b"  0", b" 0 "])
+def test_other_text_behind_an_extent_is_refused(tail):
+    with pytest.raises(RefusedError) as caught:
+        parse(swap(b'.vmdk" 0', b'.vmdk"' + tail))
+    assert caught.value.reason is Reason.DIFFERENTIAL

@@ -2,7 +2,9 @@
 
 import random
 import struct
+import subprocess
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -12,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.readers import qemu_check
 
+import diskfmt
 from diskfmt.errors import LimitError, Reason, UsageError
-from diskfmt.formats.base import Request
+from diskfmt.formats.base import Below, Image, Request
 from diskfmt.formats.vmdk import FORMAT
+from diskfmt.formats.vmdk import layout as vmdk_layout
 from diskfmt.formats.vmdk.describe import geometry
 from diskfmt.formats.vmdk.descriptor import parse
 from diskfmt.stores.source import SourceFile
@@ -23,16 +27,35 @@ UNIT = 65536
 FINGERPRINT = bytes(range(1, 33))
 MIB = 1 << 20
 TIB = 1 << 40
-SUBFORMATS = ("monolithicSparse", "streamOptimized", "monolithicFlat")
+SUBFORMATS = (
+    "monolithicSparse", "streamOptimized", "monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat", "vmfs",
+    "streamOptimized tables-first",
+)  # fmt: skip
 
 
 def request(subformat, size, **options):
+    """A request; `subformat` may say the layout too."""
+    subformat, _, layout = subformat.partition(" ")
+    if layout:
+        options["layout"] = layout
     return Request(subformat=subformat, virtual_size=size, name="vm.vmdk", options=options)
 
 
 def write(wanted, data, chunk=300):
     """Name and bytes of each file of an output: what the engine does, unit by unit."""
-    layout = FORMAT.layout(wanted).parts[0].layout
+    output = FORMAT.layout(wanted)
+    assert [part.start for part in output.parts] == [0, *(part.stop for part in output.parts[:-1])]
+    assert output.parts[-1].stop == len(data)
+    files = {
+        part.name or wanted.name: write_part(part.layout, data[part.start : part.stop], chunk) for part in output.parts
+    }
+    if output.describe is None:
+        return files
+    return {wanted.name: output.describe(FINGERPRINT), **files}
+
+
+def write_part(layout, data, chunk):
+    """The bytes of one file."""
     numbers = layout.placement
     out = bytearray()
 
@@ -82,10 +105,7 @@ def write(wanted, data, chunk=300):
         put(piece.offset, piece.data)
     assert len(out) <= finale.size <= layout.full_size
     out.extend(bytes(finale.size - len(out)))
-    output = FORMAT.layout(wanted)
-    if output.describe is None:
-        return {wanted.name: bytes(out)}
-    return {wanted.name: output.describe(FINGERPRINT), output.parts[0].name: bytes(out)}
+    return bytes(out)
 
 
 def disk(size, seed=1):
@@ -118,6 +138,12 @@ def reread(path, files, read_guest):
             file.close()
 
 
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Pieces of 32 MiB in place of 2 GiB, so that a set of files is one."""
+    monkeypatch.setattr(vmdk_layout, "TWO_GB", 32 * MIB)
+
+
 SIZES = [512, UNIT, UNIT + 512, 3 * MIB + 1536, 32 * MIB, 70 * MIB + 512]
 
 
@@ -128,7 +154,7 @@ def test_output_reads_back(tmp_path, read_guest, subformat, size):
     files = write(request(subformat, size), data)
     image, guest = reread(save(files, tmp_path), files, read_guest)
     assert guest == data
-    assert (image.subformat, image.virtual_size) == (subformat, size)
+    assert (image.subformat, image.virtual_size) == (subformat.split()[0], size)
 
 
 @pytest.mark.parametrize("oracle", ["qemu-img", "libyal", "dissect"])
@@ -224,7 +250,7 @@ def test_grain_behind_two_tebibytes_is_a_limit():
         layout.add(0, np.array([2 * TIB], np.uint64), np.array([UNIT], np.uint64), 2 * TIB + UNIT)
 
 
-@pytest.mark.parametrize("subformat", SUBFORMATS)
+@pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized", "monolithicFlat"])
 def test_disk_above_two_tebibytes_is_a_limit(subformat):
     with pytest.raises(LimitError) as caught:
         FORMAT.layout(request(subformat, 2 * TIB + 512))
@@ -259,7 +285,7 @@ def test_compression_that_the_subformat_does_not_have_is_refused(subformat, comp
 
 def test_unknown_subformat_is_refused():
     with pytest.raises(UsageError):
-        FORMAT.layout(request("vmfs", MIB))
+        FORMAT.layout(request("vmfsSparse", MIB))
 
 
 def test_level_goes_to_the_engine():
@@ -306,16 +332,16 @@ def test_content_id_is_never_the_one_that_means_none():
     ],
 )
 def test_flat_file_carries_the_stem(name, piece):
-    layout = FORMAT.layout(Request(subformat="monolithicFlat", virtual_size=MIB, name=name)).parts[0].layout
-    assert layout.data_name == piece
-    assert parse(layout.finish(0, FINGERPRINT).descriptor).extents[0].name == piece
+    output = FORMAT.layout(Request(subformat="monolithicFlat", virtual_size=MIB, name=name))
+    assert [part.name for part in output.parts] == [piece]
+    assert parse(output.describe(FINGERPRINT)).extents[0].name == piece
 
 
 @pytest.mark.parametrize("name", ['a"b.vmdk', "a\nb.vmdk", "a\udcffb.vmdk", "createType.vmdk", "x" * 600])
 @pytest.mark.parametrize("subformat", SUBFORMATS)
 def test_name_that_a_descriptor_cannot_hold_is_refused(subformat, name):
     with pytest.raises(UsageError):
-        FORMAT.layout(Request(subformat=subformat, virtual_size=MIB, name=name))
+        FORMAT.layout(replace(request(subformat, MIB), name=name))
 
 
 @pytest.mark.parametrize(
@@ -331,3 +357,109 @@ def test_name_that_a_descriptor_cannot_hold_is_refused(subformat, name):
 )
 def test_geometry_is_that_of_vmware(size, adapter, expected):
     assert geometry(size, adapter) == expected
+
+
+# ---- sets of files, tables in front
+
+
+def test_set_of_sparse_files_is_that_of_workstation():
+    files = write(request("twoGbMaxExtentSparse", 70 * MIB), disk(70 * MIB))
+    assert list(files) == ["vm.vmdk", "vm-s001.vmdk", "vm-s002.vmdk", "vm-s003.vmdk"]
+    extents = parse(files["vm.vmdk"]).extents
+    assert [(one.access, one.kind, one.length, one.name) for one in extents] == [
+        ("RW", "SPARSE", size * MIB, f"vm-s00{number}.vmdk") for number, size in ((1, 32), (2, 32), (3, 6))
+    ]
+    piece = files["vm-s001.vmdk"]
+    assert [vmdk.field(piece, name) for name in ("descriptorOffset", "descriptorSize", "rgdOffset", "gdOffset")] == [
+        0, 0, 1, 6,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "subformat, line",
+    [
+        ("monolithicFlat", 'FLAT "vm-flat.vmdk" 0'),
+        ("vmfs", 'VMFS "vm-flat.vmdk"'),
+        ("twoGbMaxExtentFlat", 'FLAT "vm-f001.vmdk" 0'),
+    ],
+)
+def test_line_of_a_flat_file_is_that_of_vmware(subformat, line):
+    text = write(request(subformat, MIB), bytes(MIB))["vm.vmdk"].decode()
+    assert f"RW 2048 {line}\n" in text
+    assert f'createType="{subformat}"\n' in text
+
+
+def test_pieces_are_cut_as_vmware_cuts_them(monkeypatch):
+    monkeypatch.undo()
+    output = FORMAT.layout(request("twoGbMaxExtentFlat", 5 << 30))
+    assert [part.stop - part.start for part in output.parts[:2]] == [4192256 * 512] * 2
+    assert len(FORMAT.layout(request("twoGbMaxExtentSparse", 62 * TIB)).parts) == 31760
+
+
+def test_stream_with_tables_in_front_is_laid_out_as_vmdk_convert_does():
+    data = bytearray(64 * MIB)
+    data[0] = data[40 * MIB] = 1
+    (out,) = write(request("streamOptimized tables-first", len(data)), bytes(data)).values()
+    assert [vmdk.field(out, name) for name in ("version", "flags", "rgdOffset", "gdOffset", "compressAlgorithm")] == [
+        3, 0x30001, 0, 21, 1,
+    ]  # fmt: skip
+    first, other = struct.unpack_from("<2I", out, 21 * 512)
+    assert (first, other) == (22, 26)
+    marker = vmdk.get_u32(out, first * 512) * 512
+    assert marker == vmdk.field(out, "overHead") * 512
+    assert struct.unpack_from("<Q", out, marker) == (0,)
+    assert struct.unpack_from("<Q", out, vmdk.get_u32(out, other * 512 + 4 * 128) * 512) == (40 * MIB // 512,)
+
+
+@pytest.mark.parametrize(
+    "subformat, layout",
+    [("monolithicSparse", "tables-last"), ("monolithicFlat", "tables-first"), ("streamOptimized", "other"),
+     ("vmfs", "tables-last"), ("twoGbMaxExtentFlat", "")],
+)  # fmt: skip
+def test_layout_that_a_subformat_does_not_have_is_refused(subformat, layout):
+    with pytest.raises(UsageError) as caught:
+        FORMAT.layout(request(subformat, MIB, layout=layout))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("layout", ["", " tables-first"])
+def test_frames_are_kept_unless_they_are_to_be_made_anew(layout):
+    wanted = request(f"streamOptimized{layout}", MIB)
+    assert FORMAT.layout(wanted).parts[0].layout.placement.adopt
+    assert not FORMAT.layout(replace(wanted, recompress=True)).parts[0].layout.placement.adopt
+    assert not FORMAT.layout(request("monolithicSparse", MIB)).parts[0].layout.placement.adopt
+
+
+def test_difference_to_another_image_is_refused():
+    image = Image(format="vmdk", subformat="monolithicSparse", virtual_size=MIB, unit=None, header=None)
+    below = Below(name="base.vmdk", format="vmdk", image=image, mtime=0)
+    with pytest.raises(UsageError) as caught:
+        FORMAT.layout(replace(request("monolithicSparse", MIB), below=below))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("subformat", ["vmfs", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_disk_above_62_tebibytes_is_a_limit(subformat):
+    with pytest.raises(LimitError) as caught:
+        FORMAT.layout(request(subformat, 62 * TIB + 512))
+    assert caught.value.reason is Reason.LIMIT_SIZE
+
+
+@pytest.mark.parametrize("subformat", ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+def test_disk_of_several_real_pieces_is_written_and_read_by_others(tmp_path, qemu_img, monkeypatch, subformat):
+    monkeypatch.undo()
+    size = (5 << 30) + 512
+    with open(tmp_path / "in.raw", "wb") as file:
+        for at in (0, 4192256 * 512 - 100, 2 * 4192256 * 512 - 65536, size - 512):
+            file.seek(at)
+            file.write(b"\x5a" * 512)
+        file.truncate(size)
+    result = diskfmt.convert(
+        tmp_path / "in.raw", tmp_path / "vm.vmdk", format=f"vmdk:{subformat}", source_format="raw", sync=False,
+        verify=True,
+    )  # fmt: skip
+    assert result.virtual_size == size
+    assert len(list(tmp_path.glob("vm-?00?.vmdk"))) == 3
+    command = [qemu_img, "compare", "-f", "raw", "-F", "vmdk", tmp_path / "in.raw", tmp_path / "vm.vmdk"]
+    subprocess.run(command, check=True, timeout=60)
+    assert diskfmt.check(tmp_path / "vm.vmdk", follow="pieces").findings == ()

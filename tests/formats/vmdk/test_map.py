@@ -10,10 +10,10 @@ from builders import vmdk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diskfmt.errors import CorruptError, DiskfmtError, Reason, RefusedError
+from diskfmt.errors import CorruptError, DiskfmtError, Reason, RefusedError, Severity
 from diskfmt.extents import Kind
 from diskfmt.formats.vmdk import FORMAT
-from diskfmt.formats.vmdk import map as vmdk_map
+from diskfmt.formats.vmdk import walk as vmdk_walk
 
 SMALL = 8 * 512  # bytes of the smallest grain
 A, B, C = (bytes([value]) * SMALL for value in (0xA1, 0xB2, 0xC3))
@@ -89,8 +89,8 @@ def test_windows_do_not_change_the_map(open_bytes, read_guest, monkeypatch):
     ):
         image, files = open_bytes(data)
         for tables, entries in ((1, 1), (2, 5), (4, 3), (256, 1 << 18)):
-            monkeypatch.setattr(vmdk_map, "TABLES", tables)
-            monkeypatch.setattr(vmdk_map, "DIRECTORY_WINDOW", entries)
+            monkeypatch.setattr(vmdk_walk, "WINDOW_ENTRIES", 512 * tables)
+            monkeypatch.setattr(vmdk_walk, "DIRECTORY_WINDOW", entries)
             assert read_guest(image, files) == expected(grains, size)
 
 
@@ -154,6 +154,7 @@ def stream_entry(index: int, value: int) -> bytes:
 
 STREAM_FIRST = vmdk.get_u32(STREAM, vmdk.entry_at(STREAM, 0, at=FOOTER))
 GD = vmdk.field(SPARSE, "gdOffset") * 512
+RGD = vmdk.field(SPARSE, "rgdOffset") * 512
 FIRST = vmdk.get_u32(SPARSE, vmdk.entry_at(SPARSE, 0))
 TABLE = vmdk.get_u32(SPARSE, GD)
 HOSTILE = {
@@ -167,7 +168,7 @@ HOSTILE = {
     "zeroed-without-flag": (sparse_entry(1, 1), Reason.BAD_VALUE),
     "table-in-header": (vmdk.set_u32(SPARSE, GD, 1), Reason.OVERLAP),
     "table-on-directory": (vmdk.set_u32(SPARSE, GD, GD // 512), Reason.OVERLAP),
-    "table-behind-end": (vmdk.set_u32(SPARSE, GD, len(SPARSE) // 512 - 3), Reason.TRUNCATED),
+    "table-behind-end": (vmdk.set_u32(vmdk.set_u32(SPARSE, GD, len(SPARSE) // 512 - 3), RGD, 0), Reason.TRUNCATED),
     "table-twice": (vmdk.set_u32(SPARSE, GD + 4, TABLE), Reason.SHARED_CLUSTERS),
     "tables-overlap": (vmdk.set_u32(SPARSE, GD + 4, TABLE + 2), Reason.SHARED_CLUSTERS),
     "table-over-grain": (vmdk.set_u32(vmdk.put(SPARSE, FIRST * 512, bytes(2048)), GD + 8, FIRST), Reason.OVERLAP),
@@ -211,7 +212,7 @@ def test_shared_grains_in_different_windows_break_the_pigeonhole_rule(open_bytes
             )
     for inner in range(8):
         data = vmdk.set_u32(data, vmdk.entry_at(data, inner), vmdk.get_u32(data, vmdk.entry_at(data, 7 * 512 + inner)))
-    monkeypatch.setattr(vmdk_map, "TABLES", 1)
+    monkeypatch.setattr(vmdk_walk, "WINDOW_ENTRIES", 512)
     image, files = open_bytes(data)
     assert refused(image, files).reason is Reason.SHARED_CLUSTERS
 
@@ -238,15 +239,21 @@ def test_flat_disk_without_its_piece_is_refused(open_bytes):
 
 
 def test_disk_that_is_not_read_has_no_map(open_bytes):
-    image, files = open_bytes(vmdk.text("vmfs", ('RW 128 VMFS "d-flat.vmdk"',)))
+    image, files = open_bytes(vmdk.text("fullDevice", ('RW 128 FLAT "d-flat.vmdk" 0',)))
     with pytest.raises(RefusedError):
         FORMAT.extents(image, files, 0, image.virtual_size)
 
 
 @pytest.mark.parametrize("data", [SPARSE, STREAM], ids=["sparse", "stream"])
-def test_truncation_anywhere_is_seen_before_the_data_is_needed(open_bytes, data):
+def test_truncation_anywhere_is_seen_before_the_data_is_needed(open_bytes, read_guest, data):
     cuts = {0, 3, 4, 511, 512, 513, *range(1024, len(data), 512), len(data) - 1, len(data) // 2, len(data) * 9 // 10}
+    directory_end = FOOTER - 512
     for cut in sorted(cuts):
+        if data is STREAM and cut >= directory_end:  # the footer alone is lost
+            image, files = open_bytes(data[:cut])
+            assert [one.severity for one in image.findings] == [Severity.DAMAGE]
+            assert read_guest(image, files) == GUEST
+            continue
         with pytest.raises((CorruptError, RefusedError)):
             image, files = open_bytes(data[:cut])
             list(FORMAT.extents(image, files, 0, image.virtual_size))

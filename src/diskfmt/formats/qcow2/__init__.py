@@ -38,6 +38,12 @@ def _layout(request: Request) -> Output:
     return layout(request)
 
 
+def _snapshot(image: Image, source: SourceFile, name: str) -> Image:
+    from diskfmt.formats.qcow2.header import at_snapshot
+
+    return at_snapshot(image, source, name)
+
+
 def _regions(image: Image, files: Sequence[SourceFile]) -> Iterator[Regions]:
     from diskfmt.formats.qcow2.regions import regions
 
@@ -50,11 +56,13 @@ FORMAT: Final = Format(
     options={
         "cluster_size": "bytes per cluster, a power of two from 512 to 2M (default 64K)",
         "compat": "version of the format: 1.1 or v3, 0.10 or v2 (default: that of the subformat)",
-        "refcount_bits": "width of a reference count: 16",
+        "refcount_bits": "width of a reference count: 1, 2, 4, 8, 16 (default), 32 or 64",
+        "deflate_window": "bits of the window that zlib compresses with: 12 (default, which every reader takes) to 15",
     },
     open=_open,
     extents=_extents,
     check=_check,
     layout=_layout,
     regions=_regions,
+    snapshot=_snapshot,
 )

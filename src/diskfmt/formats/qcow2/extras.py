@@ -45,7 +45,8 @@ _REPAIR: Final = "repair a copy of the image with qemu-img check -r all"
 class Snapshot:
     """One internal snapshot. `l1_size` in entries, `clock` in nanoseconds, sizes and offsets in bytes.
 
-    `offset` and `end` are those of its entry in the snapshot table.
+    `disk_size` is None where the entry does not say it: that of the present. `offset` and `end` are those of its
+    entry in the snapshot table.
     """
 
     id: str
@@ -57,7 +58,7 @@ class Snapshot:
     nanoseconds: int
     clock: int
     icount: int | None
-    has_disk_size: bool
+    disk_size: int | None
     offset: int
     end: int
 
@@ -176,7 +177,7 @@ def _snapshot(source: SourceFile, header: Qcow2, position: int, index: int) -> S
         nanoseconds=record.nanoseconds,
         clock=record.clock,
         icount=None if number[2] == NO_ICOUNT else number[2],
-        has_disk_size=number[1] is not None,
+        disk_size=number[1],
         offset=position,
         end=end,
     )

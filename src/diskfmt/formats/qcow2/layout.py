@@ -10,36 +10,40 @@ Source: qemu, docs/interop/qcow2.rst, here "spec".
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from diskfmt.engine import Placement
-from diskfmt.errors import InternalError, LimitError, Reason, UsageError
+from diskfmt.engine import ZERO_PLACE, Placement, Zeroes
+from diskfmt.errors import LimitError, Reason, UsageError
+from diskfmt.escape import escape
 from diskfmt.extents import U64, Codec
 from diskfmt.formats.base import Finale, Output, Piece, Request
+from diskfmt.formats.qcow2.counts import ReferenceCounts
 from diskfmt.formats.qcow2.records import (
     COMPRESSED,
     COPIED,
     MAX_CLUSTER_BITS,
     MAX_L1,
-    MAX_REFCOUNT_TABLE,
+    MAX_NAME,
+    MAX_REFCOUNT_ORDER,
     MAX_VIRTUAL_SIZE,
     MIN_CLUSTER_BITS,
+    ZERO_FLAG,
     build_header,
 )
 from diskfmt.units import KIB, SECTOR, align_up, ceil_div, is_power_of_two, parse_size
 
 DEFAULT_CLUSTER: Final = 64 * KIB
 REFCOUNT_BITS: Final = 16
-_MOST_REFERENCES: Final = (1 << REFCOUNT_BITS) - 1
 # qemu's own writer allows deflate distances of 4 KiB, and so do readers that decode with its setting.
-_WINDOW_BITS: Final = 12
+_WINDOW_BITS: Final = range(12, 16)
 _VERSIONS: Final = {"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}
 _CODECS: Final = {None: Codec.NONE, "zlib": Codec.DEFLATE, "zstd": Codec.ZSTD}
 _LEVELS: Final = {"zlib": range(1, 10), "zstd": range(1, 23)}
-_OPTIONS: Final = frozenset({"cluster_size", "compat", "refcount_bits"})
+_OPTIONS: Final = frozenset({"cluster_size", "compat", "refcount_bits", "deflate_window"})
+_FORMAT_NAMES: Final = {"vhd": "vpc"}  # that qemu has another name for
 
 
 def layout(request: Request) -> Output:
@@ -55,11 +59,6 @@ def layout(request: Request) -> Output:
         raise UsageError(f"qcow2 has no option {unknown[0]!r}", remedy=f"choose from {', '.join(sorted(_OPTIONS))}")
     version = _version(request)
     cluster = _cluster_size(request.options.get("cluster_size"))
-    if request.options.get("refcount_bits", str(REFCOUNT_BITS)) != str(REFCOUNT_BITS):
-        raise UsageError(
-            f"refcount_bits {request.options['refcount_bits']!r} is not written",
-            remedy=f"leave it out, or give {REFCOUNT_BITS}",
-        )
     if request.virtual_size % SECTOR:
         raise UsageError(
             f"a qcow2 disk of {request.virtual_size} bytes: the size must be a multiple of {SECTOR}",
@@ -70,9 +69,23 @@ def layout(request: Request) -> Output:
                          f"{MAX_VIRTUAL_SIZE}", remedy="use another format")  # fmt: skip
     _require_l1_room(request.virtual_size, cluster)
     codec, level = _compression(request, version)
-    return Output.single(
-        Qcow2Layout(version=version, cluster_size=cluster, virtual_size=request.virtual_size, codec=codec, level=level)
+    backing, backing_format = _backing(request)
+    target = Qcow2Layout(
+        shape=_Shape(
+            version=version,
+            cluster=cluster,
+            size=request.virtual_size,
+            refcount_bits=_refcount_bits(request, version),
+            zstd=codec is Codec.ZSTD,
+            backing=backing,
+            backing_format=backing_format,
+        ),
+        codec=codec,
+        level=level,
+        window_bits=_window_bits(request),
+        adopt=not request.recompress,
     )
+    return Output.single(target)
 
 
 def _version(request: Request) -> int:
@@ -94,6 +107,46 @@ def _cluster_size(text: str | None) -> int:
     if not is_power_of_two(size) or not smallest <= size <= largest:
         raise UsageError(f"clusters of {text!r}", remedy=remedy)
     return size
+
+
+def _refcount_bits(request: Request, version: int) -> int:
+    text = request.options.get("refcount_bits", str(REFCOUNT_BITS))
+    widths = [str(1 << order) for order in range(MAX_REFCOUNT_ORDER + 1)]
+    if text not in widths:
+        raise UsageError(f"refcount_bits {text!r}", remedy=f"choose from {', '.join(widths)}")
+    if version == 2 and int(text) != REFCOUNT_BITS:
+        raise UsageError(f"version 2 of qcow2 has no counts of {text} bits", remedy="leave it out, or choose version 3")
+    return int(text)
+
+
+def _window_bits(request: Request) -> int:
+    text = request.options.get("deflate_window")
+    if text is None:
+        return _WINDOW_BITS.start
+    if request.compress != "zlib":
+        raise UsageError("deflate_window is for zlib only", remedy="leave it out, or compress with zlib")
+    if text not in map(str, _WINDOW_BITS):
+        raise UsageError(f"deflate_window {text!r}", remedy="give 12 to 15")
+    return int(text)
+
+
+def _backing(request: Request) -> tuple[bytes, bytes]:
+    """Name and format of the image below, as the header holds them; empty where there is none."""
+    below = request.below
+    if below is None:
+        return b"", b""
+    name = below.name.encode("utf-8", "surrogateescape")
+    if not name or b"\0" in name or b":" in name.partition(b"/")[0]:
+        raise UsageError(
+            f'"{escape(below.name)}" cannot be the name of a backing file: readers would take it for something else',
+            remedy="rename the image below",
+        )
+    if len(name) > MAX_NAME:
+        raise UsageError(
+            f"the name of the backing file has {len(name)} bytes, the longest have {MAX_NAME}",
+            remedy="rename the image below",
+        )
+    return name, _FORMAT_NAMES.get(below.format, below.format).encode()
 
 
 def _l1_size(virtual_size: int, cluster: int) -> int:
@@ -125,42 +178,101 @@ def _compression(request: Request, version: int) -> tuple[Codec, int]:
     return _CODECS[name], level or 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """What the header of a new image says. `cluster` and `size` (of the disk) in bytes."""
+
+    version: int
+    cluster: int
+    size: int
+    refcount_bits: int
+    zstd: bool
+    backing: bytes
+    backing_format: bytes
+
+    @property
+    def l1_size(self) -> int:
+        """Entries of the L1 table."""
+        return _l1_size(self.size, self.cluster)
+
+    def header(self, *, table_offset: int = 0, table_size: int = 0) -> bytes:
+        """The header; `table_offset` and `table_size` (bytes) are those of the refcount table."""
+        fields = {
+            "version": self.version,
+            "cluster_bits": self.cluster.bit_length() - 1,
+            "virtual_size": self.size,
+            "l1_size": self.l1_size,
+            "l1_offset": self.cluster,
+            "refcount_table_offset": table_offset,
+            "refcount_table_clusters": table_size // self.cluster,
+            "refcount_order": self.refcount_bits.bit_length() - 1,
+        }
+        return build_header(
+            fields, compression_type=int(self.zstd), backing=self.backing, backing_format=self.backing_format
+        )
+
+
+def _frame_align(cluster: int, refcount_bits: int) -> int:
+    """How frames must be aligned so that no cluster holds more of them than its count can say.
+
+    A cluster holds those that start in it, and the end of one more unless frames start with their clusters. 16 bits
+    are always enough: the smallest frame of a cluster of 2 MiB has 70 bytes (zstd), of one of 64 KiB 11.
+    """
+    if refcount_bits >= REFCOUNT_BITS:
+        return 1
+    most = (1 << refcount_bits) - 1
+    align = 1
+    while cluster // align + (align < cluster) > most:
+        align *= 2
+    return align
+
+
 class Qcow2Layout:
     """One qcow2 file in the making; see `diskfmt.formats.base.Layout`."""
 
-    def __init__(self, *, version: int, cluster_size: int, virtual_size: int, codec: Codec, level: int) -> None:
-        self._version = version
-        self._cluster = cluster_size
-        self._size = virtual_size
+    def __init__(self, *, shape: _Shape, codec: Codec, level: int, window_bits: int, adopt: bool) -> None:
+        self._shape = shape
+        self._cluster = shape.cluster
         self._codec = codec
-        self._l2_entries = cluster_size // 8
-        self._l1 = np.zeros(_l1_size(virtual_size, cluster_size), np.uint64)
+        self._l2_entries = shape.cluster // 8
+        if len(shape.header()) > shape.cluster:
+            raise UsageError(
+                "the name of the backing file does not fit into the first cluster",
+                remedy="give a larger -o cluster_size",
+            )
+        self._l1 = np.zeros(shape.l1_size, np.uint64)
         self._pending: tuple[int, U64] | None = None  # the L2 table that may still grow: its L1 index, its entries
-        self._counts = ReferenceCounts(cluster_size)
-        first = cluster_size + align_up(self._l1.nbytes, cluster_size)
+        self._counts = ReferenceCounts(shape.cluster, shape.refcount_bits)
+        first = shape.cluster + align_up(self._l1.nbytes, shape.cluster)
         self._counts.add(np.zeros(1, np.uint64), np.array([first], np.uint64))
+        # Only version 3 can say that a cluster reads as zero whatever the backing file has.
+        zeroes = Zeroes.TELL if shape.version == 3 else Zeroes.STORE
         self.placement: Placement = Placement(
-            unit=cluster_size,
-            guest_size=virtual_size,
+            unit=shape.cluster,
+            guest_size=shape.size,
             first=first,
-            align=cluster_size,
+            align=shape.cluster,
+            frame_align=_frame_align(shape.cluster, shape.refcount_bits) if codec is not Codec.NONE else 1,
             codec=codec,
             level=level,
-            window_bits=_WINDOW_BITS if codec is Codec.DEFLATE else 15,
+            window_bits=window_bits if codec is Codec.DEFLATE else 15,
             allow_plain=True,
+            zeroes=zeroes if shape.backing else Zeroes.SKIP,
+            adopt=adopt and codec is not Codec.NONE,
         )
 
     @property
     def full_size(self) -> int:
         """Bytes of the file if every cluster were stored and nothing compressed."""
-        clusters = ceil_div(self._size, self._cluster)
+        clusters = ceil_div(self._shape.size, self._cluster)
         end = self.placement.first + (clusters + ceil_div(clusters, self._l2_entries)) * self._cluster
-        blocks, tables = ReferenceCounts(self._cluster).missing(end)
+        blocks, tables = ReferenceCounts(self._cluster, self._shape.refcount_bits).missing(end)
         return end + (blocks + tables) * self._cluster
 
     def add(self, first_unit: int, places: U64, stored: U64, end: int) -> tuple[Sequence[Piece], int]:
         """Take the places of consecutive clusters; see `Layout.add`. Raises LimitError: LIMIT_METADATA."""
-        self._counts.add(places[places != 0], stored[places != 0])
+        there = places > np.uint64(ZERO_PLACE)
+        self._counts.add(places[there], stored[there])
         pieces: list[Piece] = []
         first = first_unit // self._l2_entries
         last = (first_unit + len(places) - 1) // self._l2_entries
@@ -190,19 +302,21 @@ class Qcow2Layout:
         pieces += blocks
         pieces.append(table)
         pieces.append(Piece(offset=self._cluster, data=self._l1.astype(">u8").tobytes()))
-        pieces.append(Piece(offset=0, data=self._header(table)))
+        pieces.append(Piece(offset=0, data=self._shape.header(table_offset=table.offset, table_size=len(table.data))))
         return Finale(pieces=tuple(pieces), size=size)
 
     def _entries(self, places: U64, stored: U64) -> U64:
         """L2 entries. Source: spec, "L2 table entry"."""
+        there = places > np.uint64(ZERO_PLACE)
+        empty = np.where(places == np.uint64(ZERO_PLACE), np.uint64(ZERO_FLAG), np.uint64(0))
         plain = places | np.uint64(COPIED)
         if self._codec is Codec.NONE:
-            return np.where(places != 0, plain, np.uint64(0))
+            return np.where(there, plain, empty)
         sector = np.uint64(SECTOR)
         last = (places + np.maximum(stored, np.uint64(1)) - np.uint64(1)) // sector
         bits = np.uint64(62 - (self._cluster.bit_length() - 1 - 8))
         frame = places | ((last - places // sector) << bits) | np.uint64(COMPRESSED)
-        return np.where(places != 0, np.where(stored == np.uint64(self._cluster), plain, frame), np.uint64(0))
+        return np.where(there, np.where(stored == np.uint64(self._cluster), plain, frame), empty)
 
     def _write_tables(self, pieces: list[Piece], end: int, index: int, tables: U64) -> int:
         """Append the tables of L1 entries `index` … that are not empty; returns the new end of the file."""
@@ -224,107 +338,3 @@ class Qcow2Layout:
             pieces.append(self._counts.take(blocks, start))
             end = start + blocks * self._cluster
         return end
-
-    def _header(self, table: Piece) -> bytes:
-        return build_header(
-            {
-                "version": self._version,
-                "cluster_bits": self._cluster.bit_length() - 1,
-                "virtual_size": self._size,
-                "l1_size": len(self._l1),
-                "l1_offset": self._cluster,
-                "refcount_table_offset": table.offset,
-                "refcount_table_clusters": len(table.data) // self._cluster,
-            },
-            compression_type=1 if self._codec is Codec.ZSTD else 0,
-        )
-
-
-class ReferenceCounts:
-    """How often each cluster of the file is used, from the first one that no written refcount block describes.
-
-    Source: spec, "Host cluster management".
-    """
-
-    def __init__(self, cluster_size: int) -> None:
-        self._cluster = cluster_size
-        self._per_block = cluster_size * 8 // REFCOUNT_BITS
-        self._base = 0  # clusters that are described by blocks already written
-        self._counts: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
-        self._blocks: list[U64] = []  # where those blocks are
-        self._written = 0
-
-    def add(self, offsets: U64, lengths: U64) -> None:
-        """Count each of the byte ranges once in every cluster that it touches.
-
-        One range alone may touch many clusters, of several none touches more than two.
-        """
-        if not len(offsets):
-            return
-        size = np.uint64(self._cluster)
-        first = (offsets // size).astype(np.int64) - self._base
-        last = ((offsets + lengths - np.uint64(1)) // size).astype(np.int64) - self._base
-        end = int(last.max()) + 1
-        if end > len(self._counts):
-            self._counts = np.concatenate((self._counts, np.zeros(end - len(self._counts), np.uint32)))
-        if len(offsets) == 1:
-            self._counts[int(first[0]) : end] += 1
-            return
-        np.add.at(self._counts, first, 1)
-        np.add.at(self._counts, last[last != first], 1)
-
-    def complete(self, end: int) -> int:
-        """How many further blocks describe only clusters before `end`, which is where the file ends now."""
-        return max(0, end // self._cluster - self._base) // self._per_block
-
-    def take(self, blocks: int, start: int) -> Piece:
-        """The next `blocks` blocks as a piece at `start`, itself counted; they are forgotten."""
-        if (self._written + blocks) * 8 > MAX_REFCOUNT_TABLE:
-            raise LimitError(
-                f"the file needs a refcount table of more than {MAX_REFCOUNT_TABLE} bytes",
-                reason=Reason.LIMIT_METADATA,
-                remedy="give a larger -o cluster_size",
-            )
-        self.add(np.array([start], np.uint64), np.array([blocks * self._cluster], np.uint64))
-        piece = self._piece(blocks, start)
-        count = blocks * self._per_block
-        self._counts = self._counts[count:].copy()
-        self._base += count
-        self._written += blocks
-        self._blocks.append(np.uint64(start) + np.arange(blocks, dtype=np.uint64) * np.uint64(self._cluster))
-        return piece
-
-    def _piece(self, blocks: int, start: int) -> Piece:
-        count = blocks * self._per_block
-        counts = np.zeros(count, np.uint32)
-        known = self._counts[:count]
-        counts[: len(known)] = known
-        if counts.max(initial=0) > _MOST_REFERENCES:
-            raise InternalError(f"{counts.max()} frames in one cluster", offset=start)
-        return Piece(offset=start, data=counts.astype(">u2").tobytes())
-
-    def missing(self, end: int) -> tuple[int, int]:
-        """How many blocks, and clusters of refcount table, must follow a file that ends at `end`, aligned.
-
-        They describe themselves too, so these are the smallest numbers that are enough for both.
-        """
-        blocks = tables = 0
-        while True:
-            clusters = end // self._cluster + blocks + tables
-            needed = max(0, ceil_div(clusters - self._base, self._per_block))
-            room = ceil_div((self._written + needed) * 8, self._cluster)
-            if (needed, room) == (blocks, tables):
-                return blocks, tables
-            blocks, tables = needed, room
-
-    def close(self, end: int) -> tuple[list[Piece], Piece, int]:
-        """The last blocks, the refcount table, and the size of the file, whose data end at `end`, aligned."""
-        blocks, tables = self.missing(end)
-        table_at = end + blocks * self._cluster
-        self.add(np.array([table_at], np.uint64), np.array([tables * self._cluster], np.uint64))
-        pieces = [self.take(blocks, end)] if blocks else []
-        entries = np.zeros(tables * self._cluster // 8, ">u8")
-        places = np.concatenate(self._blocks)
-        entries[: len(places)] = places
-        size = table_at + tables * self._cluster
-        return pieces, Piece(offset=table_at, data=entries.tobytes()), size

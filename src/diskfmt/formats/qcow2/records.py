@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from construct import Bytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct
 
-from diskfmt.units import KIB, MIB, TIB, ceil_div
+from diskfmt.units import KIB, MIB, TIB, align_up, ceil_div
 
 MAGIC: Final = b"QFI\xfb"
 HEADER_V2_SIZE: Final = 72
@@ -82,6 +82,7 @@ OFFSET_MASK: Final = (1 << 56) - (1 << 9)
 L1_RESERVED: Final = ((1 << 63) - (1 << 56)) | 0x1FF
 L2_RESERVED: Final = ((1 << 62) - (1 << 56)) | 0x1FE
 ZERO_FLAG: Final = 1
+SUBCLUSTERS: Final = 32  # of a cluster, where L2 entries are extended
 MAX_HOST_OFFSET: Final = 1 << 56
 
 _HEADER = Struct(
@@ -144,11 +145,20 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class L1Table:
+    """Where an L1 table is (bytes), and how many entries it has."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Qcow2:
     """What `Image.header` is for this format: the header with version 2's implied fields filled in.
 
     Sizes and offsets are in bytes, except `l1_size` and `snapshot_count` (entries) and
-    `refcount_table_clusters`. `compression_type` 0 is deflate, 1 zstd.
+    `refcount_table_clusters`. `compression_type` 0 is deflate, 1 zstd. Of an image that is shown as it was at a
+    snapshot, L1 table and virtual size are the snapshot's, and `present` is the table of the present disk.
     """
 
     version: int
@@ -170,6 +180,7 @@ class Qcow2:
     header_length: int = HEADER_V2_SIZE
     compression_type: int = 0
     extensions: tuple[Extension, ...] = ()
+    present: L1Table | None = None
 
     @property
     def cluster_size(self) -> int:
@@ -177,9 +188,24 @@ class Qcow2:
         return 1 << self.cluster_bits
 
     @property
+    def extended(self) -> bool:
+        """Whether L2 entries are extended: each cluster in 32 subclusters."""
+        return bool(self.incompatible & EXTENDED_L2)
+
+    @property
+    def has_data_file(self) -> bool:
+        """Whether the guest's clusters are in another file."""
+        return bool(self.incompatible & DATA_FILE)
+
+    @property
+    def l2_entry_size(self) -> int:
+        """Bytes of an L2 entry."""
+        return 16 if self.extended else 8
+
+    @property
     def l2_entries(self) -> int:
         """Guest clusters that one L2 table describes."""
-        return self.cluster_size // (16 if self.incompatible & EXTENDED_L2 else 8)
+        return self.cluster_size // self.l2_entry_size
 
     @property
     def clusters(self) -> int:
@@ -293,25 +319,37 @@ def parse_bitmap(data: bytes) -> BitmapRecord:
     return BitmapRecord(**_values(_BITMAP.parse(data)))
 
 
-def build_header(fields: dict[str, int], *, compression_type: int) -> bytes:
-    """The header of a new image, with the names of the features that version 3 has.
+def build_header(
+    fields: dict[str, int], *, compression_type: int = 0, backing: bytes = b"", backing_format: bytes = b""
+) -> bytes:
+    """The header of a new image: extensions, the names of the features that version 3 has, name of the backing file.
 
-    `fields` are those of `Qcow2` that are not zero. The names take less than the smallest cluster.
+    `fields` are those of `Qcow2` that are not zero. The names of the features are left out where the rest would not
+    fit into a cluster with them. The result may be longer than a cluster only if `backing` is.
     """
-    nothing = dict.fromkeys(("backing_offset", "backing_size", "crypt_method", "snapshot_count", "snapshots_offset"), 0)
-    fixed: bytes = _HEADER.build({"magic": MAGIC, **nothing, **fields})
-    end = _EXTENSION.build({"kind": EXT_END, "length": 0})
-    if fields["version"] == 2:
-        return fixed + bytes(end)
-    features: bytes = _FEATURES.build(
-        {
+    extensions = _build_extension(EXT_BACKING_FORMAT, backing_format) if backing_format else b""
+    version_3 = b""
+    if fields["version"] == 3:
+        features = {
             "incompatible": COMPRESSION_TYPE if compression_type else 0,
             "compatible": 0,
             "autoclear": 0,
-            "refcount_order": 4,
+            "refcount_order": fields.get("refcount_order", 4),
             "header_length": HEADER_V3_SIZE + 8,
         }
-    )
-    names = b"".join(bytes(key) + name.encode().ljust(46, b"\0") for key, name in _FEATURE_NAMES.items())
-    table: bytes = _EXTENSION.build({"kind": EXT_FEATURE_TABLE, "length": len(names)})
-    return b"".join((fixed, features, bytes((compression_type,)).ljust(8, b"\0"), table, names, end))
+        version_3 = _FEATURES.build(features) + bytes((compression_type,)).ljust(8, b"\0")
+        names = b"".join(bytes(key) + name.encode().ljust(46, b"\0") for key, name in _FEATURE_NAMES.items())
+        table = _build_extension(EXT_FEATURE_TABLE, names)
+        room = (1 << fields["cluster_bits"]) - HEADER_V2_SIZE - len(version_3) - EXTENSION_SIZE
+        if len(extensions) + len(table) + len(backing) <= room:
+            extensions += table
+    tail = version_3 + extensions + _build_extension(EXT_END, b"")
+    named = {"backing_offset": HEADER_V2_SIZE + len(tail) if backing else 0, "backing_size": len(backing)}
+    nothing = dict.fromkeys(("crypt_method", "snapshot_count", "snapshots_offset"), 0)
+    fixed: bytes = _HEADER.build({"magic": MAGIC, **nothing, **fields, **named})
+    return fixed + tail + backing
+
+
+def _build_extension(kind: int, data: bytes) -> bytes:
+    head: bytes = _EXTENSION.build({"kind": kind, "length": len(data)})
+    return head + data.ljust(align_up(len(data), 8), b"\0")

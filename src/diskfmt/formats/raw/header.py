@@ -1,26 +1,17 @@
-"""A raw disk has no header; what can be said of it is its length, and what its partition table says of that.
+"""A raw disk has no header; what can be said of it is its length, and what its first sectors say of that.
 
 A raw disk that lost its end looks whole in every other way, so the partition table is asked where the disk should
 end. Judging the table itself is the business of those who look at the guest's content.
-Source: UEFI 2.10, 5.2.1 (MBR), 5.3.2 (GPT header).
 """
 
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from diskfmt.errors import CorruptError, Finding, Reason, Severity
 from diskfmt.formats.base import Image
+from diskfmt.formats.raw.content import BootRecord, Table, boot_record, whole_disk_content
 from diskfmt.stores.source import SourceFile
 from diskfmt.units import SECTOR
-
-_ENTRY: Final = struct.Struct("<B3sB3sII")
-"""An MBR partition: flag, CHS, type, CHS, first sector, number of sectors."""
-_ENTRIES_AT: Final = 446
-_PROTECTIVE: Final = 0xEE
-_GPT: Final = struct.Struct("<8s16xQQ")
-"""The start of a GPT header: signature … own sector, sector of the other copy (the last of the disk)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +23,7 @@ class Raw:
 
 
 def open_image(source: SourceFile) -> Image:
-    """The image as its length and its partition table describe it. Reads at most 1 sector and 32 bytes.
+    """The image as its length and its first sectors describe it. Reads at most 68 KiB.
 
     Raises:
         CorruptError: TRUNCATED, the file is empty or has less than a sector.
@@ -46,19 +37,30 @@ def open_image(source: SourceFile) -> Image:
             path=source.path,
             remedy="copy or download the image again",
         )
-    header = Raw(size=source.size, declared_end=_declared_end(source))
+    record = boot_record(source)
+    end = record.tables[0].end if record.tables else None
+    header = Raw(size=source.size, declared_end=end)
+    found = [*_length_findings(header), *_sector_findings(record.tables)]
+    if not record.tables:
+        found += _whole_disk_findings(source, record)
     return Image(
         format="raw",
         subformat="raw",
         virtual_size=source.size,
         unit=None,
         header=header,
-        findings=tuple(_findings(header)),
+        findings=tuple(found),
+        specific=_specific(record.tables),
         extra={"dirty-flag": False},
     )
 
 
-def _findings(header: Raw) -> Iterator[Finding]:
+def _specific(tables: tuple[Table, ...]) -> Mapping[str, object]:
+    """The sector that a GPT counts in; an MBR does not say."""
+    return {"logical-sector-size": tables[0].sector} if tables and tables[0].kind == "gpt" else {}
+
+
+def _length_findings(header: Raw) -> Iterator[Finding]:
     if header.size % SECTOR:
         yield Finding(
             reason=Reason.BAD_VALUE,
@@ -78,29 +80,35 @@ def _findings(header: Raw) -> Iterator[Finding]:
         )
 
 
-def _declared_end(source: SourceFile) -> int | None:
-    """Where the disk ends at least, by GPT or else MBR; None without a sane table."""
-    if source.size < SECTOR:
-        return None
-    sector = source.read_at(0, SECTOR)
-    entries = [_ENTRY.unpack_from(sector, _ENTRIES_AT + _ENTRY.size * n) for n in range(4)]
-    if sector[510:] != b"\x55\xaa" or any(entry[0] not in {0, 0x80} for entry in entries):
-        return None
-    used = [entry for entry in entries if entry[2]]
-    if any(entry[2] == _PROTECTIVE for entry in used):
-        return _gpt_end(source)
-    # A boot sector of a file system has code and text here; partitions do not start in the first sector.
-    if not used or any(entry[4] == 0 or entry[5] == 0 for entry in used):
-        return None
-    last: int = max(entry[4] + entry[5] for entry in used)
-    return last * source.sector_size
+def _sector_findings(tables: tuple[Table, ...]) -> Iterator[Finding]:
+    """A finding if the partitions are there only for a machine with large sectors."""
+    large = next((table for table in tables if table.kind == "gpt" and table.sector != SECTOR), None)
+    if large is None:
+        return
+    alone = f"the GPT counts in sectors of {large.sector} bytes: a machine that shows {SECTOR} finds no partitions"
+    both = f"there is a GPT for sectors of {SECTOR} bytes and one for {large.sector}: the machine decides which counts"
+    yield Finding(
+        reason=Reason.BAD_VALUE,
+        severity=Severity.NOTE,
+        message=alone if len(tables) == 1 else both,
+        offset=large.sector,
+        guest_offset=large.sector,
+        remedy=f"give the disk to a machine that shows sectors of {large.sector} bytes",
+    )
 
 
-def _gpt_end(source: SourceFile) -> int | None:
-    for size in dict.fromkeys((source.sector_size, 512, 4096)):
-        if source.size >= size + _GPT.size:
-            signature, own, other = _GPT.unpack(source.read_at(size, _GPT.size))
-            if signature == b"EFI PART" and own == 1 and other < 1 << 48:
-                last: int = other
-                return (last + 1) * size
-    return None
+def _whole_disk_findings(source: SourceFile, record: BootRecord) -> Iterator[Finding]:
+    """A finding if a file system takes the place of a partition table."""
+    content = whole_disk_content(source)
+    if content is None:
+        return
+    boots = "firmware boots it only by a boot sector of the file system, if it has one"
+    yield Finding(
+        reason=Reason.BAD_VALUE,
+        severity=Severity.NOTE,
+        message=f"{content} from the first sector on, and no partition table: "
+        f"{boots if record.signature else 'no firmware boots it'}",
+        offset=0,
+        guest_offset=0,
+        remedy="if it is the image of a partition, put it into a disk with a partition table",
+    )

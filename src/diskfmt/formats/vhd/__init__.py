@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from diskfmt.errors import Finding
 from diskfmt.formats.base import Format, Image, Output, Regions, Request, Statistics
-from diskfmt.stores.source import SourceFile
+from diskfmt.stores.source import Identity, SourceFile
 
 if TYPE_CHECKING:
     from diskfmt.extents import Rows
@@ -44,12 +44,18 @@ def _regions(image: Image, files: Sequence[SourceFile]) -> Iterator[Regions]:
     return regions(image, files)
 
 
+def _judge_below(image: Image, below: Image, identity: Identity) -> Iterator[Finding]:
+    from diskfmt.formats.vhd.below import judge_below
+
+    return judge_below(image, below, identity)
+
+
 FORMAT: Final = Format(
     name="vhd",
     aliases=("vpc",),
-    subformats=("dynamic", "fixed"),
+    subformats=("dynamic", "fixed", "differencing"),
     options={
-        "block_size": "bytes per block of a dynamic disk, a power of two from 512K to 256M (default 2M)",
+        "block_size": "bytes per block, a power of two from 512K to 256M (default 2M)",
         "creator": "creator application, four characters (default 'win ')",
         "timestamp": "time of creation in seconds since 1970 (default SOURCE_DATE_EPOCH, or the year 2000)",
         "uuid": "unique id (default: derived from the content)",
@@ -59,4 +65,5 @@ FORMAT: Final = Format(
     check=_check,
     layout=_layout,
     regions=_regions,
+    judge_below=_judge_below,
 )

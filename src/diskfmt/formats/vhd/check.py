@@ -14,11 +14,13 @@ from diskfmt.engine import gather
 from diskfmt.errors import Finding, Reason, Severity
 from diskfmt.extents import U64, WINDOW_ROWS
 from diskfmt.formats.base import Image, Statistics
+from diskfmt.formats.vhd.batmap import find_bat_map, read_bat_map
 from diskfmt.formats.vhd.header import Vhd
 from diskfmt.formats.vhd.map import MAX_BITS, Bitmaps, bitmaps, judge, needed, pigeonhole, read_blocks
-from diskfmt.formats.vhd.records import DIFFERENCING, DYNAMIC_SIZE, FOOTER_SIZE, DynamicHeader, parse_locators
+from diskfmt.formats.vhd.records import BatMap
+from diskfmt.formats.vhd.regions import structures
 from diskfmt.stores.source import SourceFile
-from diskfmt.units import MIB, SECTOR, format_size
+from diskfmt.units import MIB, SECTOR, ceil_div, format_size
 
 U32 = npt.NDArray[np.uint32]
 
@@ -26,7 +28,7 @@ MAX_PLACES: Final = 1 << 22  # blocks whose places are kept, 4 bytes each: all o
 CLEAR_SECTORS: Final = 64 * MIB // SECTOR  # how many clear sectors are looked at unless the check is deep
 BATCH: Final = 4 * MIB // SECTOR
 _ONES: Final = np.unpackbits(np.arange(256, dtype=np.uint8).reshape(256, 1), axis=1).sum(axis=1, dtype=np.uint8)
-SLACK: Final = 64 * 1024  # gaps up to this are alignment, or maps of other tools (XenServer's batmap)
+SLACK: Final = 64 * 1024  # gaps up to this are alignment
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +42,9 @@ class _Seen:
     looked: int = 0  # … of them looked at …
     hidden: int = 0  # … of them not zero
     hidden_at: tuple[int, int] | None = None  # host and guest offset of the first
+    full: npt.NDArray[np.bool_] | None = None  # blocks that are full by XenServer's bat map …
+    lies: int = 0  # … of them not full by their bitmap
+    lied_at: int | None = None  # the first of these
 
 
 def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Finding, None, Statistics]:
@@ -56,6 +61,10 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
     if header.dynamic is None:
         return Statistics(total_units=1, stored_units=1, encoded_units=0, end=files[0].size)
     seen = _Seen()
+    bat_map = find_bat_map(files[0], header)
+    if bat_map is not None:
+        seen.full, wrong = read_bat_map(files[0], header, bat_map)
+        yield from wrong
     for first in range(0, header.entries, WINDOW_ROWS):
         blocks = read_blocks(files[0], header, first, min(WINDOW_ROWS, header.entries - first))
         findings, readable = judge(header, blocks)
@@ -64,15 +73,44 @@ def check(image: Image, files: Sequence[SourceFile], deep: bool) -> Generator[Fi
         seen.bytes += int(needed(header, blocks)[readable].sum())
         if seen.stored <= MAX_PLACES:
             seen.places.append((blocks.host[readable] // np.uint64(SECTOR)).astype(np.uint32))
-        if header.footer.disk_type != DIFFERENCING:
-            for part in bitmaps(files[0], header.dynamic, replace(blocks, stored=readable)):
+        for part in bitmaps(files[0], header, replace(blocks, stored=readable)):
+            _compare(part, seen)
+            if not header.differencing:
                 _look_at_clear(files[0], header, part, seen, deep=deep)
     if seen.bytes > header.data_end:
         yield pigeonhole(header)
     yield from _clear_findings(seen)
+    if seen.lied_at is not None and bat_map is not None:
+        yield _bat_map_finding(header, bat_map, seen.lied_at, seen.lies)
     yield from _unreachable(files[0], header)
-    yield from _places(header, seen)
+    yield from _places(files[0], header, seen)
     return Statistics(total_units=header.entries, stored_units=seen.stored, encoded_units=0, end=files[0].size)
+
+
+def _compare(part: Bitmaps, seen: _Seen) -> None:
+    """Count the blocks that XenServer's bat map calls full and that are not."""
+    if seen.full is None:
+        return
+    first = part.blocks.first
+    full = part.blocks.stored.copy()
+    full[full] = (part.bits == 0xFF).all(axis=1)
+    lies = np.flatnonzero(seen.full[first : first + len(full)] & ~full)
+    seen.lies += len(lies)
+    if len(lies) and seen.lied_at is None:
+        seen.lied_at = first + int(lies[0])
+
+
+def _bat_map_finding(header: Vhd, bat_map: BatMap, block: int, count: int) -> Finding:
+    dynamic: Any = header.dynamic
+    return Finding(
+        reason=Reason.DIFFERENTIAL,
+        severity=Severity.WARNING,
+        offset=bat_map.offset + block // 8,
+        guest_offset=block * dynamic.block_size,
+        message=f"the bat map of XenServer says of {count} blocks that all their sectors are stored, their bitmaps do "
+        "not: the bitmaps count, but tapdisk believes the map",
+        remedy="compare with the disk that the guest saw",
+    )
 
 
 def _look_at_clear(file: SourceFile, header: Vhd, part: Bitmaps, seen: _Seen, *, deep: bool) -> None:
@@ -152,7 +190,7 @@ def _unreachable(file: SourceFile, header: Vhd) -> Iterator[Finding]:
             return
 
 
-def _places(header: Vhd, seen: _Seen) -> Iterator[Finding]:
+def _places(file: SourceFile, header: Vhd, seen: _Seen) -> Iterator[Finding]:
     """Overlaps between windows, and space that nothing uses."""
     dynamic: Any = header.dynamic
     if seen.stored > MAX_PLACES:
@@ -177,7 +215,8 @@ def _places(header: Vhd, seen: _Seen) -> Iterator[Finding]:
             remedy="copy the image again, or repair it with the tool that wrote it",
         )
     if len(places):
-        yield from _leaks(header, dynamic, places, step, span)
+        yield from _covered(file, header, places, span)
+        yield from _leaks(file, header, places, step, span)
 
 
 def _last_is_short(header: Vhd) -> bool:
@@ -185,15 +224,32 @@ def _last_is_short(header: Vhd) -> bool:
     return bool(header.footer.virtual_size % dynamic.block_size)
 
 
-def _leaks(header: Vhd, dynamic: DynamicHeader, places: U32, step: U32, span: int) -> Iterator[Finding]:
+def _covered(file: SourceFile, header: Vhd, places: U32, span: int) -> Iterator[Finding]:
+    """Findings for blocks on what `judge` does not know: names of the parent, XenServer's bat map.
+
+    `places`, sorted, and `span` are in sectors.
+    """
+    for found in structures(file, header):
+        index = int(np.searchsorted(places, ceil_div(found.stop, SECTOR))) - 1  # the last that starts before its end
+        if not found.judged and index >= 0 and (int(places[index]) + span) * SECTOR > found.start:
+            yield Finding(
+                reason=Reason.OVERLAP,
+                severity=Severity.WARNING,
+                offset=found.start,
+                message=f"a block at {int(places[index]) * SECTOR:#x} lies on {found.name}: one of them is damaged",
+                remedy="compare with the disk that the guest saw",
+            )
+
+
+def _leaks(file: SourceFile, header: Vhd, places: U32, step: U32, span: int) -> Iterator[Finding]:
     """A finding if more of the file is unused than alignment explains. Arrays and `span` are in sectors."""
     wide = np.flatnonzero(step > span + SLACK // SECTOR)
     sectors = places.astype(np.int64)
     low = np.concatenate(([0], sectors[wide] + span, sectors[-1:] + span)) * SECTOR
     high = np.concatenate((sectors[:1] * SECTOR, sectors[wide + 1] * SECTOR, [header.data_end]))
     unused = np.maximum(high - low, 0)
-    for start, end in _fixed_places(header, dynamic):
-        unused -= np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None)
+    for found in structures(file, header):
+        unused -= np.clip(np.minimum(high, found.stop) - np.maximum(low, found.start), 0, None)
     leaked = unused > SLACK
     if leaked.any():
         yield Finding(
@@ -203,14 +259,3 @@ def _leaks(header: Vhd, dynamic: DynamicHeader, places: U32, step: U32, span: in
             message=f"{format_size(int(unused[leaked].sum()))} of the file belong to no block",
             remedy="convert the image to drop them",
         )
-
-
-def _fixed_places(header: Vhd, dynamic: DynamicHeader) -> Iterator[tuple[int, int]]:
-    """Start and end of everything in front of the last footer that is no block."""
-    at, table = header.footer.data_offset, dynamic.table_offset
-    yield 0, FOOTER_SIZE
-    yield at, at + DYNAMIC_SIZE
-    yield table, table + 4 * dynamic.max_entries
-    for locator in parse_locators(dynamic.locators):
-        if locator.offset + locator.length <= header.data_end:
-            yield locator.offset, locator.offset + locator.length

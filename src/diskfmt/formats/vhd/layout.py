@@ -3,6 +3,8 @@
 Dynamic: copy of the footer | dynamic header | BAT | blocks in guest order | footer. Each block is a sector
 bitmap with all bits set, then its data on a multiple of 4096 bytes, whole even if the disk ends inside it.
 The copy of the footer at offset 0, by which most readers know a dynamic disk, is written last.
+Differencing: the same, with the names of the parent behind the BAT. A block that is stored has all its bits set, so
+nothing in it comes from the parent.
 Fixed: the guest's bytes | footer.
 Source: VHD spec, "Hard Disk Footer Format", "Implementing a Dynamic Disk", appendix "CHS Calculation".
 """
@@ -11,15 +13,18 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Final
 
 import numpy as np
 
-from diskfmt.engine import Placement
+from diskfmt.engine import Placement, Zeroes
 from diskfmt.errors import UsageError
 from diskfmt.extents import U64
 from diskfmt.formats.base import Finale, Output, Piece, Request
+from diskfmt.formats.vhd.heritage import Parent, parent_of
 from diskfmt.formats.vhd.records import (
+    DIFFERENCING,
     DYNAMIC,
     DYNAMIC_SIZE,
     EPOCH,
@@ -29,6 +34,7 @@ from diskfmt.formats.vhd.records import (
     MAX_VIRTUAL_SIZE,
     NO_OFFSET,
     SIZE_CREATORS,
+    TAPDISK_WITHOUT_MAP,
     UNUSED,
     USUAL_MIN_BLOCK,
     DynamicHeader,
@@ -68,6 +74,10 @@ def layout(request: Request) -> Output:
             f"a VHD cannot have {size} bytes: 512 to {MAX_VIRTUAL_SIZE}, a multiple of 512",
             remedy="choose another format",
         )
+    if request.below is not None and request.subformat in ("dynamic", "fixed"):
+        raise UsageError(
+            f"a {request.subformat} VHD has no parent", remedy="choose vhd:differencing, or leave the parent out"
+        )
     options = dict(request.options)
     block_size = options.pop("block_size", None)
     footer = _footer(size, options)
@@ -75,9 +85,12 @@ def layout(request: Request) -> Output:
         if block_size is not None:
             raise UsageError("a fixed VHD has no blocks", remedy="leave block_size out")
         return Output.single(_Fixed(footer))
+    unit = BLOCK if block_size is None else _block_size(block_size)
     if request.subformat == "dynamic":
-        return Output.single(_Dynamic(footer, BLOCK if block_size is None else _block_size(block_size)))
-    raise UsageError(f"a VHD cannot be {request.subformat!r}", remedy="choose dynamic or fixed")
+        return Output.single(_Dynamic(footer, unit))
+    if request.subformat == "differencing":
+        return Output.single(_Dynamic(footer, unit, parent_of(request)))
+    raise UsageError(f"a VHD cannot be {request.subformat!r}", remedy="choose dynamic, fixed or differencing")
 
 
 def _block_size(text: str) -> int:
@@ -93,11 +106,12 @@ def _block_size(text: str) -> int:
 def _footer(size: int, options: dict[str, str]) -> Footer:
     """The footer for a disk of `size` bytes, with a unique id of zeros unless an option gives one."""
     cylinders, heads, sectors = geometry(size)
+    creator = _creator(options.pop("creator", None))
     footer = Footer(
         data_offset=NO_OFFSET,
         timestamp=_timestamp(options.pop("timestamp", None)),
-        creator=_creator(options.pop("creator", None)),
-        creator_version=CREATOR_VERSION,
+        creator=creator,
+        creator_version=TAPDISK_WITHOUT_MAP if creator.startswith(b"tap") else CREATOR_VERSION,
         creator_os=CREATOR_OS,
         original_size=size,
         current_size=size,
@@ -203,15 +217,21 @@ class _Fixed(_Vhd):
 
 
 class _Dynamic(_Vhd):
-    """Blocks in guest order between the tables and the footer."""
+    """Blocks in guest order between the tables and the footer; with a parent, a differencing disk."""
 
-    def __init__(self, footer: Footer, block_size: int) -> None:
+    def __init__(self, footer: Footer, block_size: int, parent: Parent | None = None) -> None:
         super().__init__(footer)
         entries = ceil_div(footer.current_size, block_size)
-        self._header = DynamicHeader(table_offset=TABLE_AT, max_entries=entries, block_size=block_size)
         # At most 2040 GiB / 512 KiB entries of 4 bytes: 16 MiB. Padded with unused entries to whole sectors.
         self._table = np.full(align_up(entries * 4, SECTOR) // 4, UNUSED, ">u4")
         self._blocks_end = TABLE_AT + self._table.nbytes
+        self._header = DynamicHeader(table_offset=TABLE_AT, max_entries=entries, block_size=block_size)
+        self._disk_type = DYNAMIC
+        self._names: tuple[Piece, ...] = ()
+        if parent is not None:
+            self._disk_type = DIFFERENCING
+            self._header, self._names = parent.recorded(self._header, self._blocks_end)
+            self._blocks_end += sum(len(piece.data) for piece in self._names)
         self.placement = Placement(
             unit=block_size,
             guest_size=footer.current_size,
@@ -220,6 +240,7 @@ class _Dynamic(_Vhd):
             prefix_len=bitmap_size(block_size),
             prefix_byte=0xFF,
             fingerprint=True,
+            zeroes=Zeroes.SKIP if parent is None else Zeroes.STORE,
         )
 
     @property
@@ -248,11 +269,14 @@ class _Dynamic(_Vhd):
 
     def finish(self, end: int, fingerprint: bytes) -> Finale:
         """BAT, dynamic header, footer, and the copy of the footer at the head, which makes the file valid."""
-        footer = self._packed(fingerprint, disk_type=DYNAMIC, data_offset=HEADER_AT)
+        if self._disk_type == DIFFERENCING:  # the difference may be as empty as the parent's: two disks, two ids
+            fingerprint = sha256(self._header.parent_id + fingerprint).digest()
+        footer = self._packed(fingerprint, disk_type=self._disk_type, data_offset=HEADER_AT)
         # The engine ends the last block where the disk ends, but readers want blocks whole.
         at = align_up(max(end, self._blocks_end), SECTOR)
         return Finale(
             pieces=(
+                *self._names,
                 Piece(offset=TABLE_AT, data=self._table.tobytes()),
                 Piece(offset=HEADER_AT, data=pack_dynamic(self._header)),
                 Piece(offset=at, data=footer),

@@ -19,7 +19,7 @@ from diskfmt.extents import ROW, U64, WINDOW_ROWS, Kind, Rows, clip, merge
 from diskfmt.formats.base import Image
 from diskfmt.formats.plain import plain_rows
 from diskfmt.formats.vhd.header import Vhd
-from diskfmt.formats.vhd.records import DIFFERENCING, DYNAMIC_SIZE, FOOTER_SIZE, UNUSED, DynamicHeader
+from diskfmt.formats.vhd.records import DYNAMIC_SIZE, FOOTER_SIZE, UNUSED, DynamicHeader
 from diskfmt.stores.source import SourceFile
 from diskfmt.units import MIB, SECTOR, ceil_div
 
@@ -29,6 +29,10 @@ Bytes = npt.NDArray[np.uint8]
 MAX_BITMAP_BYTES: Final = 4 * MIB  # of bitmaps in memory at a time
 MAX_BITS: Final = WINDOW_ROWS  # of bitmaps taken apart at a time, if a single block does not have more
 
+_REVERSED: Final = np.packbits(
+    np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), axis=1
+)
+"""Each byte with its bits the other way round."""
 _REMEDY: Final = "copy the image again, or repair it with the tool that wrote it"
 
 
@@ -68,7 +72,7 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
         _require_data(header, stop)
         yield from plain_rows(files[0], start, stop)
         return
-    clear = Kind.HOLE if header.footer.disk_type == DIFFERENCING else Kind.ZERO
+    clear = Kind.HOLE if header.differencing else Kind.ZERO
     size = header.dynamic.block_size
     last = ceil_div(stop, size)
     room = header.data_end
@@ -80,7 +84,7 @@ def extents(image: Image, files: Sequence[SourceFile], start: int, stop: int) ->
         room -= int(needed(header, blocks)[blocks.stored].sum())
         if room < 0:
             raise error_from(pigeonhole(header))
-        for part in bitmaps(files[0], header.dynamic, blocks):
+        for part in bitmaps(files[0], header, blocks):
             for rows in _rows(header.dynamic, part, clear):
                 window = clip(rows, start, stop)
                 for at in range(0, len(window), WINDOW_ROWS):
@@ -182,11 +186,12 @@ def pigeonhole(header: Vhd) -> Finding:
     )
 
 
-def bitmaps(file: SourceFile, dynamic: DynamicHeader, blocks: Blocks) -> Iterator[Bitmaps]:
-    """A window of blocks in parts, with bitmaps of at most `MAX_BITMAP_BYTES` each.
+def bitmaps(file: SourceFile, header: Vhd, blocks: Blocks) -> Iterator[Bitmaps]:
+    """A window of blocks in parts, with bitmaps of at most `MAX_BITMAP_BYTES` each, most significant bit first.
 
     The stored blocks must be readable, see `judge`.
     """
+    dynamic: Any = header.dynamic
     step = MAX_BITMAP_BYTES // dynamic.bitmap_size
     used = dynamic.block_size // SECTOR // 8  # the rest of the bitmap pads it to a sector
     count = np.cumsum(blocks.stored)
@@ -194,6 +199,8 @@ def bitmaps(file: SourceFile, dynamic: DynamicHeader, blocks: Blocks) -> Iterato
     for low, high in zip([0, *cuts], [*cuts, len(count)], strict=True):
         stored, host = blocks.stored[low:high], blocks.host[low:high]
         bits = gather(file.fd, host[stored], dynamic.bitmap_size)[:, :used]
+        if header.footer.old_bits:
+            bits = _REVERSED.take(bits)
         yield Bitmaps(blocks=Blocks(first=blocks.first + low, stored=stored, host=host), bits=bits)
 
 
@@ -231,18 +238,26 @@ def _runs(dynamic: DynamicHeader, index: U64, data: U64, bits: Bytes, clear: Kin
 
     Shapes: `index`, `data` (k,): number of a block and host offset of its data; `bits` (k, bytes per block).
     """
-    sectors = dynamic.block_size // SECTOR
+    block, inside, length, stored = bit_runs(bits)
+    kind = np.where(stored, np.uint8(Kind.DATA), np.uint8(clear))
+    guest = index.take(block) * np.uint64(dynamic.block_size) + inside
+    return _table(guest, length, data.take(block) + inside, kind)
+
+
+def bit_runs(bits: Bytes) -> tuple[npt.NDArray[np.int64], U64, U64, Mask]:
+    """Runs of equal bits of blocks, shape of `bits`: (k, bytes per block); no run reaches over the end of a block.
+
+    Returns for each run: its block (index into `bits`), where in the block it starts, its length, whether it is set.
+    """
     flat = np.unpackbits(bits, axis=1).reshape(-1)
+    sectors = 8 * bits.shape[1]
     change = np.ones(len(flat), np.bool_)
     np.not_equal(flat[1:], flat[:-1], out=change[1:])
     change[::sectors] = True
     starts = np.flatnonzero(change)
     length = np.diff(starts, append=len(flat)).astype(np.uint64) * np.uint64(SECTOR)
-    block = starts // sectors
     inside = (starts % sectors).astype(np.uint64) * np.uint64(SECTOR)
-    kind = np.where(flat.take(starts), np.uint8(Kind.DATA), np.uint8(clear))
-    guest = index.take(block) * np.uint64(dynamic.block_size) + inside
-    return _table(guest, length, data.take(block) + inside, kind)
+    return starts // sectors, inside, length, flat.take(starts) != 0
 
 
 def _table(guest: U64, length: U64 | int, host: U64, kind: npt.NDArray[np.uint8]) -> Rows:

@@ -37,14 +37,20 @@ MAX_VIRTUAL_SIZE: Final = 2040 * GIB
 MIN_BLOCK: Final = 4 * KIB
 USUAL_MIN_BLOCK: Final = 512 * KIB
 MAX_BLOCK: Final = 256 * MIB
-MAX_LOCATOR_TEXT: Final = 1024  # bytes of a parent locator that are read
 EXTRA_ENTRIES_PERCENT: Final = 1
+GROWN_ENTRIES: Final = 1 << 20  # XenServer makes the BAT large enough for a disk of 2 TiB, whatever the disk has now
+MAX_LOCATOR_TEXT: Final = 64 * KIB  # bytes of a parent locator that are read: more than any name that Windows has
 
 MAX_GEOMETRY: Final = (65535, 16, 255)
 GEOMETRY_CREATORS: Final = frozenset({b"vpc ", b"qemu"})
 SIZE_CREATORS: Final = frozenset({b"qem2", b"win ", b"d2v ", b"tap\0", b"CTXS", b"wa\0\0"})
 """Creators that all readers with a table of creators take by current size. Others are taken that way too, but
 not by every reader."""
+
+# Versions of tapdisk that go their own way; see `docs/formats/vhd.md`, "XenServer".
+OLD_TAPDISK: Final = 0x00000001  # 0.1: sector bitmaps of little-endian words, UTF-16 in the byte order of the machine
+TAPDISK_WITHOUT_MAP: Final = 0x00010001  # 1.1: the last that may lack a bat map; later ones cannot be read without
+_HIDES_WITHOUT_CHECKSUM: Final = (OLD_TAPDISK, TAPDISK_WITHOUT_MAP)
 
 EPOCH: Final = 946684800  # 2000-01-01T00:00:00Z in seconds since 1970: time stamps count from here
 
@@ -66,7 +72,8 @@ _FOOTER: Final = Struct(
     "checksum" / Int32ub,
     "unique_id" / Bytes(16),
     "saved_state" / Int8ub,
-    "reserved" / Bytes(427),
+    "hidden" / Int8ub,  # reserved in the specification; XenServer's mark
+    "reserved" / Bytes(426),
 )
 _FOOTER_CHECKSUM_AT: Final = 64
 
@@ -87,7 +94,9 @@ _DYNAMIC: Final = Struct(
 )
 _DYNAMIC_CHECKSUM_AT: Final = 36
 PARENT_NAME_AT: Final = 64
+PARENT_NAME_SIZE: Final = 512
 LOCATORS_AT: Final = 576
+LOCATORS_SIZE: Final = 192
 
 _LOCATOR: Final = Struct(
     "platform" / Bytes(4),
@@ -96,6 +105,15 @@ _LOCATOR: Final = Struct(
     "reserved" / Int32ub,
     "offset" / Int64ub,
 )
+_BAT_MAP: Final = Struct(
+    "cookie" / Bytes(8),
+    "offset" / Int64ub,
+    "sectors" / Int32ub,
+    "version" / Int32ub,
+    "checksum" / Int32ub,
+)
+BAT_MAP_COOKIE: Final = b"tdbatmap"
+BAT_MAP_VERSION: Final = 0x00010002
 _LOCATOR_SIZE: Final = 24
 _LOCATORS: Final = 8
 
@@ -121,7 +139,8 @@ class Footer:
     checksum: int = 0
     unique_id: bytes
     saved_state: int = 0
-    reserved: bytes = bytes(427)
+    hidden: int = 0
+    reserved: bytes = bytes(426)
 
     @property
     def geometry(self) -> tuple[int, int, int]:
@@ -138,6 +157,16 @@ class Footer:
         """Bytes of the guest disk: by geometry or by current size, as the creator means it."""
         by_geometry = self.creator in GEOMETRY_CREATORS and self.geometry != MAX_GEOMETRY
         return self.geometry_size if by_geometry and self.geometry_size else self.current_size
+
+    @property
+    def tapdisk(self) -> bool:
+        """Whether tapdisk or another tool of XenServer wrote the image."""
+        return self.creator.startswith(b"tap")
+
+    @property
+    def old_bits(self) -> bool:
+        """Whether the bits in each byte of the sector bitmaps go from the lowest to the highest."""
+        return self.tapdisk and self.creator_version == OLD_TAPDISK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,13 +195,32 @@ class DynamicHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locator:
-    """Where the name of the parent is in one platform's spelling. `space` and `length` are in bytes."""
+    """Where the name of the parent is in one platform's spelling. `length` is in bytes.
+
+    `space`: what is set apart for it, in sectors as the specification says, or in bytes as most writers mean it.
+    """
 
     platform: bytes
     space: int
     length: int
     reserved: int
     offset: int
+
+    @property
+    def room(self) -> int:
+        """Bytes that are set apart: less than 512 can only be sectors."""
+        return self.space * SECTOR if self.space < SECTOR else self.space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatMap:
+    """XenServer's map of blocks of which all sectors are stored: `sectors` of bits at `offset`."""
+
+    cookie: bytes
+    offset: int
+    sectors: int
+    version: int
+    checksum: int
 
 
 def checksum(data: bytes, at: int) -> int:
@@ -206,7 +254,10 @@ def parse_footer(data: bytes) -> tuple[Footer, bool]:
     """The footer in 511 or 512 bytes, and whether its checksum is right. The cookie is not judged."""
     whole = data.ljust(FOOTER_SIZE, b"\0")
     footer = Footer(**_fields(_FOOTER, whole))
-    return footer, footer.checksum == checksum(whole, _FOOTER_CHECKSUM_AT)
+    total = checksum(whole, _FOOTER_CHECKSUM_AT)
+    if footer.tapdisk and footer.creator_version in _HIDES_WITHOUT_CHECKSUM:
+        return footer, footer.checksum in (total, (total + footer.hidden) & 0xFFFFFFFF)
+    return footer, footer.checksum == total
 
 
 def parse_dynamic(data: bytes) -> tuple[DynamicHeader, bool]:
@@ -219,6 +270,16 @@ def parse_locators(data: bytes) -> tuple[Locator, ...]:
     """The parent locators in 192 bytes that are in use."""
     parts = [data[_LOCATOR_SIZE * i : _LOCATOR_SIZE * (i + 1)] for i in range(_LOCATORS)]
     return tuple(Locator(**_fields(_LOCATOR, part)) for part in parts if any(part))
+
+
+def parse_bat_map(data: bytes) -> BatMap:
+    """The header of a bat map in 28 bytes or more. The cookie is not judged."""
+    return BatMap(**_fields(_BAT_MAP, data))
+
+
+def pack_locator(locator: Locator) -> bytes:
+    """The 24 bytes of a parent locator."""
+    return bytes(_LOCATOR.build(asdict(locator)))
 
 
 def _fields(struct: Struct, data: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -18,7 +18,6 @@ DEFAULT_TOOLS: Final = "2147483647"  # "unmanaged": VMware does not offer to upd
 OPTIONS: Final = ("adapter_type", "hwversion", "toolsversion", "cid", "uuid")
 MAX_NUMBER: Final = 10  # digits
 UUID_PREFIX: Final = bytes.fromhex("6000c290")  # how VMware's disk uuids start; the last half byte is free
-DATA_SUFFIX: Final = "-flat.vmdk"
 EXAMPLE: Final = bytes(32)  # a fingerprint, to try a text with
 
 
@@ -70,9 +69,9 @@ def _uuid(text: str) -> bytes:
         raise UsageError(f"uuid cannot be {text!r}", remedy="give 32 hexadecimal digits") from None
 
 
-def data_name(name: str) -> str:
-    """The name of the flat file that belongs to a descriptor called `name`: `vm.vmdk` → `vm-flat.vmdk`."""
-    return os.path.splitext(name)[0] + DATA_SUFFIX
+def piece_name(name: str, word: str) -> str:
+    """The name of a file that belongs to a descriptor called `name`: `vm.vmdk` → `vm-flat.vmdk`, `vm-s001.vmdk`."""
+    return f"{os.path.splitext(name)[0]}-{word}.vmdk"
 
 
 def geometry(size: int, adapter: str) -> tuple[int, int, int]:
@@ -87,8 +86,8 @@ def geometry(size: int, adapter: str) -> tuple[int, int, int]:
     return max(1, size // (heads * sectors * SECTOR)), heads, sectors
 
 
-def describe(*, subformat: str, size: int, extent: str, piece: str, style: Style, fingerprint: bytes) -> bytes:
-    """The text of a descriptor for one extent, `extent` FLAT or SPARSE, in the file named `piece`.
+def describe(*, subformat: str, size: int, lines: Sequence[str], style: Style, fingerprint: bytes) -> bytes:
+    """The text of a descriptor with these extent lines.
 
     Source: VMDK spec, "The Descriptor File".
     """
@@ -98,7 +97,7 @@ def describe(*, subformat: str, size: int, extent: str, piece: str, style: Style
     identity = style.uuid or UUID_PREFIX[:3] + bytes([UUID_PREFIX[3] | fingerprint[4] & 15]) + fingerprint[5:17]
     digits = [f"{byte:02x}" for byte in identity]
     cylinders, heads, sectors = geometry(size, style.adapter)
-    lines = (
+    text = (
         "# Disk DescriptorFile",
         "version=1",
         'encoding="UTF-8"',
@@ -107,7 +106,7 @@ def describe(*, subformat: str, size: int, extent: str, piece: str, style: Style
         f'createType="{subformat}"',
         "",
         "# Extent description",
-        f'RW {size // SECTOR} {extent} "{piece}"' + (" 0" if extent == "FLAT" else ""),
+        *lines,
         "",
         "# The Disk Data Base",
         "#DDB",
@@ -123,14 +122,13 @@ def describe(*, subformat: str, size: int, extent: str, piece: str, style: Style
         f'ddb.virtualHWVersion = "{style.hardware}"',
         "",
     )
-    return "\n".join(lines).encode()
+    return "\n".join(text).encode()
 
 
 def require_name(piece: str) -> None:
     """Raise UsageError unless a descriptor can name the file `piece` so that all readers understand it."""
+    line = f'RW 1 SPARSE "{piece}"'
     try:
-        parse(
-            describe(subformat="custom", size=SECTOR, extent="SPARSE", piece=piece, style=Style(), fingerprint=EXAMPLE)
-        )
+        parse(describe(subformat="custom", size=SECTOR, lines=(line,), style=Style(), fingerprint=EXAMPLE))
     except (DiskfmtError, UnicodeEncodeError):
         raise UsageError(f"a descriptor cannot name a file {piece!r}", remedy="choose a plain name") from None

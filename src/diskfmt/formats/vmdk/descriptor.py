@@ -37,6 +37,7 @@ _SEARCHED: Final = (
 )
 _SEARCHED_IN_DDB: Final = (b"createtype", b"parentfilenamehint", b"changetrackpath=", b"cid=")
 _ACCESS: Final = frozenset({"RW", "RDONLY", "NOACCESS"})
+_DEVICE_WORDS: Final = (b"partitionUUID ", b"deviceIdentifier ")  # what may follow the start in a raw device
 _DDB: Final = "ddb."
 _CONTROLS: Final = bytes([*range(0x20), 0x7F])
 
@@ -54,10 +55,13 @@ _CODECS: Final = MappingProxyType(
         "euc-jp": "euc_jp",
         "euc-kr": "euc_kr",
         "ks_c_5601-1987": "euc_kr",
-        "iso-8859-1": "latin-1",
-        "iso-8859-15": "iso8859_15",
-        "iso-8859-2": "iso8859_2",
+        "euc-cn": "gb2312",
+        "big5-hkscs": "big5hkscs",
+        **{f"iso-8859-{part}": f"iso8859_{part}" for part in (*range(1, 12), 13, 14, 15, 16)},
         "koi8-r": "koi8_r",
+        "koi8-u": "koi8_u",
+        "tis-620": "tis_620",
+        "macintosh": "mac_roman",
         **{f"windows-{page}": f"cp{page}" for page in ("874", "932", "936", "949", "950", *range(1250, 1259))},
     }
 )
@@ -70,7 +74,7 @@ class Extent:
     """One extent line. `length` and `start` are in bytes; `start` is where a flat extent begins in its file.
 
     `kind` is the type as written (FLAT, SPARSE, ZERO, VMFS …), `name` the decoded file name or None,
-    `offset` where the line starts in the descriptor's file.
+    `offset` where the line starts in the descriptor's file. `device`: the line names a partition or device.
     """
 
     access: str
@@ -79,6 +83,7 @@ class Extent:
     name: str | None
     start: int
     offset: int
+    device: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,15 +306,19 @@ def _extent(line: bytes, offset: int, encoding: str | None) -> Extent:
     if not closing:
         _differ("the name of an extent has no closing quote", offset)
     _require_no_key(raw_name, offset)
-    start = 0
+    start, device = 0, False
     if tail:
         if kind not in ("FLAT", "VMFS") or tail[:1] != b" ":
             _differ("text follows a complete extent line", offset)
-        start = _decimal(tail[1:], offset) * SECTOR
+        number, space, more = tail[1:].partition(b" ")
+        device = more.startswith(_DEVICE_WORDS)
+        if space and not device:
+            _differ("text follows a complete extent line", offset)
+        start = _decimal(number, offset) * SECTOR
     elif kind == "FLAT":
         _differ("a flat extent does not say where it starts in its file", offset)
     name = _decode(raw_name, offset, encoding)
-    return Extent(access=access, length=length, kind=kind, name=name, start=start, offset=offset)
+    return Extent(access=access, length=length, kind=kind, name=name, start=start, offset=offset, device=device)
 
 
 def _differ(message: str, offset: int) -> NoReturn:

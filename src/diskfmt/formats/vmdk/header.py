@@ -1,43 +1,53 @@
 """A VMDK file by its header or descriptor: `open_image`.
 
-What is read whole: a sparse file with its descriptor inside (monolithicSparse, streamOptimized) and a text
-descriptor with one flat file beside it (monolithicFlat). All other kinds are described and kept from conversion
-by a finding. Source: VMware, Virtual Disk Format 1.1 and 5.0, here "VMDK spec".
+    KDMV   a sparse file: with a descriptor inside a whole disk (monolithicSparse, streamOptimized), without one a piece
+    COWD, seSparse                                                                                           a piece
+    text   a descriptor, whose extent lines name the pieces
+
+A piece alone is described and kept from conversion by a finding. Source: VMware, Virtual Disk Format 1.1 and 5.0, here
+"VMDK spec".
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.errors import CorruptError, Finding, LimitError, Reason, RefusedError, Severity
 from diskfmt.formats.base import Image, Reference
-from diskfmt.formats.vmdk import sparse
+from diskfmt.formats.vmdk import cowd, sesparse, sparse
 from diskfmt.formats.vmdk.descriptor import NO_PARENT, SIGNATURE, Descriptor, Extent, parse
+from diskfmt.formats.vmdk.footer import find_footer
+from diskfmt.formats.vmdk.pieces import embedded_text
+from diskfmt.formats.vmdk.sections import Section, plan
+from diskfmt.formats.vmdk.shape import SPARSE, Shape
 from diskfmt.formats.vmdk.sparse import COPY_AGAIN, HEADER_SIZE, SparseHeader
-from diskfmt.stores.source import SourceFile
+from diskfmt.stores.source import Identity, SourceFile
 from diskfmt.units import KIB, MIB, SECTOR, TIB
 
 MAX_TEXT: Final = MIB - 1  # bytes of a text descriptor
 MAX_VIRTUAL_SIZE: Final = 64 * TIB
-MAX_FLAT: Final = 2 * TIB
 HEAD: Final = 64 * KIB  # bytes in which the signature comment of a text descriptor is looked for
-MAX_REFERENCES: Final = 1000  # named in the answer
+MAX_SHOWN: Final = 1000  # extents in the answer
 DESCRIPTOR_VERSIONS: Final = range(1, 5)
-EXTENT_LINE: Final = "SPARSE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vmdk:
     """What `Image.header` is for this format.
 
-    `header` is the sparse header that counts (the footer where there is one), None for a text descriptor.
-    `data_end`: grains and tables end at or before this offset of the file. `flat` is the one extent of a
-    monolithicFlat disk. All three are None or 0 where nothing can be mapped.
+    `header`, `shape`: of a sparse file with its descriptor inside; the header is the one that counts (the footer where
+    there is one). `sections`: of a text descriptor. Neither is there where nothing can be mapped.
     """
 
     descriptor: Descriptor | None
     header: SparseHeader | None = None
-    data_end: int = 0
-    flat: Extent | None = None
+    shape: Shape | None = None
+    sections: tuple[Section, ...] = ()
+
+    @property
+    def has_parent(self) -> bool:
+        """Whether what this disk does not store is in another one."""
+        return self.descriptor is not None and _names_parent(self.descriptor)
 
 
 def open_image(source: SourceFile) -> Image:
@@ -48,17 +58,21 @@ def open_image(source: SourceFile) -> Image:
 
     """
     head = source.read_at(0, min(source.size, HEAD))
-    if head.startswith(sparse.MAGIC):
-        if len(head) < HEADER_SIZE:
+    if head.startswith((sparse.MAGIC, cowd.MAGIC, sesparse.MAGIC)):
+        needed = cowd.HEADER_SIZE if head.startswith(cowd.MAGIC) else HEADER_SIZE
+        if len(head) < needed:
             raise CorruptError(
                 f"the file ends inside its header, at {len(head)}",
                 reason=Reason.TRUNCATED,
                 offset=len(head),
                 remedy=COPY_AGAIN,
             )
-        return _open_sparse(source, head[:HEADER_SIZE])
-    if head.startswith((sparse.COWD_MAGIC, sparse.SESPARSE_MAGIC)):
-        return _open_other(head)
+        if head.startswith(sparse.MAGIC):
+            return _open_sparse(source, head[:HEADER_SIZE])
+        if head.startswith(cowd.MAGIC):
+            shape, found = cowd.read_shape(head[:needed], source.size)
+            return _open_piece(shape, "vmfsSparse", found)
+        return _open_piece(sesparse.read_shape(source), "seSparse", [])
     if _is_text(head):
         return _open_text(source)
     raise RefusedError(
@@ -69,6 +83,29 @@ def open_image(source: SourceFile) -> Image:
     )
 
 
+def judge_below(image: Image, below: Image, identity: Identity) -> Iterator[Finding]:  # noqa: ARG001
+    """What speaks against `below` being the parent of `image`: another content id, another size (TM-503).
+
+    The content id changes with the first write to a disk after it was opened. Source: VMDK spec, "The Header".
+    """
+    child, parent = image.header.descriptor, below.header.descriptor
+    if parent is None or parent.cid != child.parent_cid:
+        found = "none" if parent is None else f"{parent.cid:08x}"
+        yield Finding(
+            reason=Reason.DIFFERENTIAL,
+            severity=Severity.ERROR,
+            message=f"the parent's content id is {found}, the disk was made of {child.parent_cid:08x}",
+            remedy="find the parent as it was when the snapshot was taken: it was changed since, or is another disk",
+        )
+    if below.virtual_size != image.virtual_size:
+        yield Finding(
+            reason=Reason.DIFFERENTIAL,
+            severity=Severity.ERROR,
+            message=f"the parent has {below.virtual_size} bytes, the disk {image.virtual_size}",
+            remedy="find the parent that the disk was made of",
+        )
+
+
 def _is_text(head: bytes) -> bool:
     """Whether text with the signature comment starts the file, in whatever encoding (TM-408)."""
     wide = head[:2] in (b"\xff\xfe", b"\xfe\xff") or head[:2] in (b"#\0", b"\0#")
@@ -76,51 +113,41 @@ def _is_text(head: bytes) -> bool:
     return SIGNATURE.lower() in text.lower()
 
 
-def _open_other(head: bytes) -> Image:
-    if len(head) < HEADER_SIZE:
-        raise CorruptError(
-            f"the file ends inside its header, at {len(head)}",
-            reason=Reason.TRUNCATED,
-            offset=len(head),
-            remedy=COPY_AGAIN,
-        )
-    subformat, size = sparse.other_header(head)
-    if size > MAX_VIRTUAL_SIZE:
-        raise LimitError(f"a capacity of {size} bytes is larger than 64 TiB", offset=12)
-    finding = _unsupported(f"{subformat} extents are not read", 0)
+# ---- a sparse file ---------------------------------------------------------------------------------------------
+
+
+def _open_piece(shape: Shape, subformat: str, findings: list[Finding]) -> Image:
+    """A sparse file without its descriptor."""
     return Image(
         format="vmdk",
         subformat=subformat,
-        virtual_size=size,
-        unit=None,
+        virtual_size=shape.size,
+        unit=shape.grain,
         header=Vmdk(descriptor=None),
-        findings=(finding,),
+        findings=(*findings, _lonely()),
     )
 
 
-# ---- a sparse file ---------------------------------------------------------------------------------------------
+def _lonely() -> Finding:
+    return Finding(
+        reason=Reason.UNSUPPORTED_SUBFORMAT,
+        severity=Severity.ERROR,
+        message="this is a piece of a disk, without its descriptor",
+        offset=0,
+        remedy="name the descriptor file, not the piece",
+    )
 
 
 def _open_sparse(source: SourceFile, data: bytes) -> Image:
     first = sparse.read_header(data)
     sparse.require_sane(first)
-    header, data_end, findings = sparse.find_footer(source, first)
+    header, data_end, findings = find_footer(source, first)
     sparse.require_placed(header, data_end)
     findings += sparse.feature_findings(header)
     subformat = "streamOptimized" if header.compressed else "monolithicSparse"
-    descriptor = None
-    if header.descriptor_size:
-        text = source.read_at(SECTOR, header.descriptor_size * SECTOR)
-        descriptor = parse(text, SECTOR)
-        findings += _embedded_findings(header, descriptor, subformat)
-    else:
-        findings.append(
-            _unsupported(
-                "this is a piece of a multi-file disk, without its descriptor",
-                28,
-                "name the descriptor file, not the piece",
-            )
-        )
+    text = embedded_text(source, header)
+    descriptor = parse(text, SECTOR) if text else None
+    findings += [_lonely()] if descriptor is None else _embedded_findings(header, descriptor, subformat)
     references, refused = _parent(descriptor, SECTOR)
     extent: dict[str, object] = {"compressed": True} if header.compressed else {}
     extent |= {
@@ -129,12 +156,13 @@ def _open_sparse(source: SourceFile, data: bytes) -> Image:
         "cluster-size": header.grain,
         "format": "",
     }
+    shape = sparse.shape_of(header, data_end) if descriptor is not None else None
     return Image(
         format="vmdk",
         subformat=subformat,
         virtual_size=header.capacity * SECTOR,
         unit=header.grain,
-        header=Vmdk(descriptor=descriptor, header=header, data_end=data_end),
+        header=Vmdk(descriptor=descriptor, header=header, shape=shape),
         references=references,
         findings=(*findings, *refused),
         specific=_specific(descriptor, subformat, [extent]),
@@ -156,7 +184,7 @@ def _embedded_findings(header: SparseHeader, descriptor: Descriptor, subformat: 
     if len(descriptor.extents) != 1:
         add(f"the descriptor inside the file has {len(descriptor.extents)} extents, not one")
     for extent in descriptor.extents[:1]:
-        if extent.kind != EXTENT_LINE or extent.access == "NOACCESS":
+        if extent.kind != SPARSE or extent.access == "NOACCESS":
             add(f"the extent is {extent.access} {extent.kind}, not RW SPARSE", extent.offset)
     if descriptor.size != header.capacity * SECTOR:
         add(f"the capacity is {header.capacity} sectors, the extents have {descriptor.size // SECTOR}")
@@ -184,69 +212,20 @@ def _open_text(source: SourceFile) -> Image:
         raise LimitError(
             f"a disk of {descriptor.size} bytes is larger than 64 TiB", offset=descriptor.extents[0].offset
         )
-    findings = _content_findings(descriptor, 0)
-    flat, refused = _flat(descriptor)
-    findings += refused
-    pieces = tuple(
-        Reference(
-            kind="piece",
-            name=extent.name,
-            format="raw" if extent.kind in ("FLAT", "VMFS") else None,
-            offset=extent.offset,
-        )
-        for extent in descriptor.extents[:MAX_REFERENCES]
-        if extent.name is not None
-    )
-    findings += [_outside(piece) for piece in pieces if not is_plain_name(piece.name)]
+    sections, pieces, unread = plan(descriptor)
     parents, refused = _parent(descriptor, 0)
-    extents = [_extent_info(extent) for extent in descriptor.extents[:MAX_REFERENCES]]
     return Image(
         format="vmdk",
         subformat=descriptor.create_type,
         virtual_size=descriptor.size,
         unit=None,
-        header=Vmdk(descriptor=descriptor, flat=flat),
+        header=Vmdk(descriptor=descriptor, sections=sections),
         references=(*pieces, *parents),
-        findings=(*findings, *refused),
-        specific=_specific(descriptor, descriptor.create_type, extents),
+        findings=(*_content_findings(descriptor, 0), *unread, *refused),
+        specific=_specific(
+            descriptor, descriptor.create_type, [_extent_info(extent) for extent in descriptor.extents[:MAX_SHOWN]]
+        ),
         extra={"dirty-flag": False, **_backing(descriptor)},
-    )
-
-
-def _flat(descriptor: Descriptor) -> tuple[Extent | None, list[Finding]]:
-    """The extent of a monolithicFlat disk, or why this is none that is read."""
-    extent = descriptor.extents[0]
-    if descriptor.create_type != "monolithicFlat":
-        return None, [_unsupported(f"disks of type {descriptor.create_type!r} are not read", 0)]
-    if len(descriptor.extents) != 1:
-        return None, [
-            _unsupported(
-                f"a monolithicFlat disk of {len(descriptor.extents)} extents is not read", descriptor.extents[1].offset
-            )
-        ]
-    if (extent.access, extent.kind) != ("RW", "FLAT") or extent.name is None:
-        return None, [
-            _unsupported(
-                f"a monolithicFlat disk with an extent {extent.access} {extent.kind} is not read", extent.offset
-            )
-        ]
-    if extent.length > MAX_FLAT:
-        raise LimitError(f"a flat extent of {extent.length} bytes is larger than 2 TiB", offset=extent.offset)
-    return extent, []
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name of a piece can only mean a file in the descriptor's own directory."""
-    return bool(name) and name not in (".", "..") and not set(name) & set("/\\:")
-
-
-def _outside(piece: Reference) -> Finding:
-    return Finding(
-        reason=Reason.EXTERNAL_REFERENCE,
-        severity=Severity.ERROR,
-        offset=piece.offset,
-        message=f"the piece {piece.name[:200]!r} is not a plain file name",
-        remedy="put the piece beside the descriptor and name it there",
     )
 
 
@@ -284,30 +263,29 @@ def _content_findings(descriptor: Descriptor, offset: int) -> list[Finding]:
     return found
 
 
+def _names_parent(descriptor: Descriptor) -> bool:
+    return descriptor.parent_hint is not None or descriptor.parent_cid != NO_PARENT
+
+
 def _parent(descriptor: Descriptor | None, offset: int) -> tuple[tuple[Reference, ...], list[Finding]]:
-    """The files of a parent chain or change tracking that a descriptor names, and that it may not."""
+    """The parent and the change tracking that a descriptor names; the latter keeps the disk from being read."""
     if descriptor is None:
         return (), []
     references = []
-    found = []
-
-    def refuse(message: str, remedy: str) -> None:
-        found.append(
-            Finding(
-                reason=Reason.EXTERNAL_REFERENCE, severity=Severity.ERROR, message=message, offset=offset, remedy=remedy
-            )
-        )
-
-    hint = descriptor.parent_hint
-    if hint is not None or descriptor.parent_cid != NO_PARENT:
-        references.append(Reference(kind="parent", name=hint or "", format="vmdk", offset=offset))
-    if descriptor.change_track_path is not None:
-        references.append(Reference(kind="change-track", name=descriptor.change_track_path, offset=offset))
-        refuse(
-            f"the disk names the change tracking file {descriptor.change_track_path[:200]!r}",
-            "switch changed block tracking off, or remove changeTrackPath from the descriptor",
-        )
-    return tuple(references), found
+    if _names_parent(descriptor):
+        references.append(Reference(kind="parent", name=descriptor.parent_hint or "", format="vmdk", offset=offset))
+    path = descriptor.change_track_path
+    if path is None:
+        return tuple(references), []
+    references.append(Reference(kind="change-track", name=path, offset=offset))
+    finding = Finding(
+        reason=Reason.EXTERNAL_REFERENCE,
+        severity=Severity.ERROR,
+        offset=offset,
+        message=f"the disk names the change tracking file {path[:200]!r}",
+        remedy="switch changed block tracking off, or remove changeTrackPath from the descriptor",
+    )
+    return tuple(references), [finding]
 
 
 def _backing(descriptor: Descriptor | None) -> dict[str, object]:
@@ -322,13 +300,3 @@ def _specific(descriptor: Descriptor | None, create_type: str, extents: list[dic
         ids = {"cid": descriptor.cid, "parent-cid": descriptor.parent_cid}
         create_type = descriptor.create_type
     return {**ids, "create-type": create_type, "extents": extents}
-
-
-def _unsupported(message: str, offset: int, remedy: str | None = None) -> Finding:
-    return Finding(
-        reason=Reason.UNSUPPORTED_SUBFORMAT,
-        severity=Severity.ERROR,
-        message=message,
-        offset=offset,
-        remedy=remedy or "convert it to monolithicSparse or streamOptimized with VMware tools first",
-    )

@@ -1,4 +1,4 @@
-"""The binary headers of sparse VMDK files, and where a stream-optimized file keeps the header that counts.
+"""The binary header of hosted sparse VMDK files (KDMV).
 
     header | descriptor | … redundant grain directory and tables … grain directory and tables … | grains
 
@@ -8,8 +8,8 @@ its tables behind the grains: the header then has no GD, a second header at the 
 
     header | descriptor | … marker, grain … GT marker, GT … GD marker, GD | footer marker, footer | end marker
 
-Source: VMware, Virtual Disk Format 1.1, "Hosted Sparse Extents", "Stream-Optimized Compressed Sparse Extents",
-"ESX Server Sparse Extents"; 5.0, the same; here "VMDK spec".
+Source: VMware, Virtual Disk Format 1.1, "Hosted Sparse Extents", "Stream-Optimized Compressed Sparse Extents"; 5.0,
+the same; here "VMDK spec".
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -19,12 +19,10 @@ from typing import Final
 from construct import Bytes, Int8ul, Int16ul, Int32ul, Int64ul, Struct
 
 from diskfmt.errors import CorruptError, Finding, LimitError, Reason, RefusedError, Severity
-from diskfmt.stores.source import SourceFile
+from diskfmt.formats.vmdk.shape import SPARSE, Area, Shape
 from diskfmt.units import KIB, SECTOR, TIB, ceil_div, is_power_of_two
 
 MAGIC: Final = b"KDMV"
-COWD_MAGIC: Final = b"COWD"
-SESPARSE_MAGIC: Final = bytes.fromhex("bebafeca00000000")
 HEADER_SIZE: Final = 512
 GD_AT_END: Final = 0xFFFFFFFFFFFFFFFF
 VERSIONS: Final = range(1, 4)
@@ -51,7 +49,6 @@ MAX_GRAIN: Final = 2048 * SECTOR
 MAX_CAPACITY: Final = 2 * TIB
 MAX_DIRECTORY: Final = 1 << 20  # entries
 MAX_EMBEDDED: Final = 64 * KIB  # bytes of an embedded descriptor
-MAX_PADDING: Final = 1024 * KIB  # zero bytes behind the end marker that are searched for the footer
 
 COPY_AGAIN: Final = "copy the image again, or write it again with the tool that made it"
 
@@ -74,9 +71,6 @@ _HEADER: Final = Struct(
 )
 
 _MARKER: Final = Struct("value" / Int64ul, "size" / Int32ul, "type" / Int32ul, "padding" / Bytes(496))
-
-_COWD: Final = Struct("magic" / Bytes(4), "version" / Int32ul, "flags" / Int32ul, "capacity" / Int32ul)
-_SESPARSE: Final = Struct("magic" / Bytes(8), "version" / Int64ul, "capacity" / Int64ul)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,16 +131,6 @@ def read_header(data: bytes) -> SparseHeader:
     """The header in 512 bytes, nothing judged yet."""
     parsed = _HEADER.parse(data)
     return SparseHeader(**{item.name: parsed[item.name] for item in fields(SparseHeader)})
-
-
-def other_header(head: bytes) -> tuple[str, int]:
-    """Subformat and guest bytes of an extent that is recognised and not read here: COWD, else seSparse.
-
-    Source: VMDK spec, "ESX Server Sparse Extents"; seSparse has no published specification.
-    """
-    if head.startswith(COWD_MAGIC):
-        return "vmfsSparse", int(_COWD.parse(head)["capacity"]) * SECTOR
-    return "seSparse", int(_SESPARSE.parse(head)["capacity"]) * SECTOR
 
 
 def require_sane(header: SparseHeader, at: int = 0) -> None:
@@ -270,97 +254,24 @@ def feature_findings(header: SparseHeader) -> list[Finding]:
     return found
 
 
-def find_footer(source: SourceFile, header: SparseHeader) -> tuple[SparseHeader, int, list[Finding]]:
-    """The header that counts, where the data ends (bytes), and what the end of the file shows.
-
-    For a file with its tables in front that is `header` and the end of the file, unless a footer stands there.
-
-    Raises:
-        CorruptError: TRUNCATED, the file needs a footer and has none.
-
-    Source: VMDK spec, "Stream-Optimized Compressed Sparse Extents".
-
-    """
-    needed = header.gd_offset == GD_AT_END
-    if needed and not (header.compressed and header.flags & FLAG_MARKERS):
-        raise CorruptError(
-            "the header says that the grain directory is at the end of a file without markers",
-            offset=56,
-            remedy=COPY_AGAIN,
-        )
-    if not header.compressed:
-        return header, source.size, []
-    at = _last_sector(source) if needed else source.size - 2 * SECTOR
-    footer = _footer_at(source, at)
-    if footer is None:
-        if needed:
-            raise CorruptError(
-                "there is no complete footer at the end of the file",
-                reason=Reason.TRUNCATED,
-                offset=source.size,
-                remedy=COPY_AGAIN,
-            )
-        return header, source.size, []
-    require_sane(footer, at)
-    found = _compare(header, footer, at)
-    padding = source.size - at - 2 * SECTOR
-    if padding:
-        found.append(
-            Finding(
-                reason=Reason.DIFFERENTIAL,
-                severity=Severity.WARNING,
-                offset=at + 2 * SECTOR,
-                message=f"{padding} bytes follow the end marker; other readers find no footer then",
-                remedy=f"cut the file to {at + 2 * SECTOR} bytes before others read it",
-            )
-        )
-    return footer, at - SECTOR, found
-
-
-def _last_sector(source: SourceFile) -> int:
-    """Where the last sector starts that is not all zero, of those that padding may reach back to; else 0."""
-    if source.size % SECTOR:
-        raise CorruptError(
-            f"the length of the file, {source.size}, is not a multiple of {SECTOR}",
-            reason=Reason.TRUNCATED,
-            offset=source.size,
-            remedy=COPY_AGAIN,
-        )
-    end = source.size
-    while end > max(0, source.size - MAX_PADDING):
-        start = max(0, end - 64 * KIB)
-        used = len(source.read_at(start, end - start).rstrip(b"\0"))
-        if used:
-            return start + (used - 1) // SECTOR * SECTOR
-        end = start
-    return 0
-
-
-def _footer_at(source: SourceFile, at: int) -> SparseHeader | None:
-    """The footer at `at` if it is one: its marker before it, an end marker behind it."""
-    if at < 2 * SECTOR or at + 2 * SECTOR > source.size or at % SECTOR:
-        return None
-    data = source.read_at(at - SECTOR, 3 * SECTOR)
-    marker, footer, end = data[:SECTOR], data[SECTOR : 2 * SECTOR], data[2 * SECTOR :]
-    if marker != pack_marker(1, MARKER_FOOTER) or footer[:4] != MAGIC or any(end):
-        return None
-    return read_header(footer)
-
-
-def _compare(header: SparseHeader, footer: SparseHeader, at: int) -> list[Finding]:
-    """A finding if header and footer are two different descriptions (TM-406)."""
-    names = [item.name for item in fields(SparseHeader) if item.name != "gd_offset"]
-    if header.gd_offset != GD_AT_END:
-        names.append("gd_offset")
-    differing = [name for name in names if getattr(header, name) != getattr(footer, name)]
-    if not differing:
-        return []
-    return [
-        Finding(
-            reason=Reason.DIFFERENTIAL,
-            severity=Severity.ERROR,
-            offset=at,
-            remedy=COPY_AGAIN,
-            message=f"header and footer differ in {', '.join(differing)}",
-        )
-    ]
+def shape_of(header: SparseHeader, data_end: int) -> Shape:
+    """What the walk over the tables has to know of a file with this header, whose data ends at `data_end` (bytes)."""
+    descriptor = header.descriptor_size * SECTOR
+    fixed = [Area(kind="header", start=0, length=SECTOR)]
+    if descriptor:
+        fixed.append(Area(kind="header", start=SECTOR, length=descriptor))
+    return Shape(
+        kind=SPARSE,
+        size=header.capacity * SECTOR,
+        grain=header.grain,
+        entries=ENTRIES,
+        directory=header.gd_offset * SECTOR,
+        copy=header.rgd_offset * SECTOR if header.flags & FLAG_REDUNDANT and header.rgd_offset else None,
+        tables_start=SECTOR + descriptor,
+        tables_end=data_end,
+        grains_start=header.overhead * SECTOR,
+        grains_end=data_end,
+        fixed=tuple(fixed),
+        zeroed=bool(header.flags & FLAG_ZEROED),
+        compressed=header.compressed,
+    )
