@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diskfmt.guest.fact import Known, Unknown
 from diskfmt.guest.windows import WindowsFacts, gather
@@ -315,13 +317,23 @@ def test_the_same_from_a_hive_that_hivex_wrote(tmp_path):
     found = gather(FILES, real(regf(tmp_path, flat)))
     assert boots(found)[Bus.VIRTIO_BLK] is True
     assert {entry.name: entry.loads for entry in known(found.filters)} == {"disk": False, "gone": False}
-    assert boots(found) == boots(gather(FILES, Hives(**_parts(real(regf(tmp_path, flat))))))
     overridden = regf(tmp_path, {**flat, **service("viostor", 0, 3)})
     assert boots(gather(FILES, real(overridden)))[Bus.VIRTIO_BLK] is False
 
 
-def _parts(found: Hives) -> dict[str, Registry]:
-    return {name: getattr(found, name) for name in Hives.__dataclass_fields__}
+CHAIN = {"device": "DeviceIds", "inf": "DriverInfFiles", "descriptor": "Descriptors", "configuration": "Configurations"}
+
+
+@given(st.sets(st.sampled_from((*CHAIN, "start", "type", "file", "no override"))))
+def test_it_boots_exactly_if_no_link_is_missing(missing):
+    broken = tuple(f"\\{CHAIN[link]}\\" for link in missing if link in CHAIN)
+    flat = {key: value for key, value in chain(BLK, "viostor").items() if not any(part in key for part in broken)}
+    override = 3 if "no override" in missing else None
+    flat |= service("viostor", 3 if "start" in missing else 0, override, Type=2 if "type" in missing else 1)
+    found = gather(DictFiles(drivers("other" if "file" in missing else "viostor")), hives({**SELECT, **flat}, {}))
+    disk = known(found.buses[Bus.VIRTIO_BLK])
+    assert disk.boots is (not missing)
+    assert bool(disk.problems) is bool(missing)
 
 
 def test_dictionary_hives_find_names_in_any_case():
