@@ -22,6 +22,7 @@ from guest.windows.kit import SELECT, DictFiles, RegfHive, ToolFiles, chain, dri
 
 VERSION = "Microsoft\\Windows NT\\CurrentVersion"
 EMPTY = DictFiles({})
+HIBERFIL = "hiberfil.sys"
 
 
 def facts(system: dict | None = None, software: dict | None = None, files: DictFiles = EMPTY) -> WindowsFacts:
@@ -479,7 +480,7 @@ def test_python_registry_and_hivex_agree_on_the_hive_under_test(corpus):
 @pytest.fixture
 def ntfs(tmp_path):
     """A function that makes an NTFS of files by path, with mkntfs and wimlib."""
-    for tool in ("mkntfs", "wimlib-imagex"):
+    for tool in ("mkntfs", "wimlib-imagex", "ntfscp"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
 
@@ -495,6 +496,8 @@ def ntfs(tmp_path):
             ["mkntfs", "-Q", "-F", "-q", image],
             ["wimlib-imagex", "capture", tree, wim],
             ["wimlib-imagex", "apply", wim, "1", image],
+            # wimlib leaves this file out, as it does for Windows
+            *([["ntfscp", "-f", image, tree / HIBERFIL, HIBERFIL]] if (tree / HIBERFIL).exists() else []),
         ):
             subprocess.run(command, check=True, capture_output=True)
         return ToolFiles(image, "ntfs")
