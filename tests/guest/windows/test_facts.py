@@ -138,7 +138,8 @@ class TestControlSet:
     @pytest.mark.parametrize("current", [0, 1000, -1, None, "1", b"\x01", 7])
     def test_a_select_that_names_none_makes_all_unknown(self, current):
         select = {"Current": current} if current is not None else {}
-        found = gather(EMPTY, hives({"Select": select, "ControlSet001": {}}, {}))
+        sets = {name: {} for name in ("ControlSet000", "ControlSet001", "ControlSet1000", "ControlSet-01")}
+        found = gather(EMPTY, hives({"Select": select, **sets}, {}))
         assert isinstance(found.control_set, Unknown)
         assert all(isinstance(fact, Unknown) for fact in found.buses.values())
         assert isinstance(found.dhcp, Unknown)

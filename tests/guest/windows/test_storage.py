@@ -267,6 +267,14 @@ class TestEachLinkOfTheChain:
         assert boots(found)[Bus.VIRTIO_BLK] is None
         assert boots(found)[Bus.VIRTIO_SCSI] is False
 
+    @pytest.mark.parametrize("broken", [service("viostor", 3), service("viostor", 0, 3)])
+    def test_neither_database_does_not_matter_where_the_driver_would_not_start(self, broken):
+        assert boots(facts(broken))[Bus.VIRTIO_BLK] is False
+
+    def test_a_chain_in_the_driver_store_alone_comes_too_late_for_a_disk(self):
+        found = facts({"DriverDatabase": {}}, service("viostor"), drivers=chain(BLK, "viostor"))
+        assert boots(found)[Bus.VIRTIO_BLK] is False
+
     def test_a_file_on_another_volume_is_unknown(self):
         found = facts(*self.GOOD, service("viostor", 0, ImagePath="\\??\\D:\\viostor.sys"))
         assert boots(found)[Bus.VIRTIO_BLK] is None
@@ -279,6 +287,16 @@ class TestEachLinkOfTheChain:
         assert boots(facts(*both))[Bus.HYPERV] is True
         for name in ("vmbus", "storvsc"):
             assert boots(facts(*both, service(name, 0, 3)))[Bus.HYPERV] is False
+
+
+@pytest.mark.parametrize(
+    ("start", "override", "loads"),
+    [(0, None, True), (3, None, True), (4, None, False), (0, 4, False), (4, 0, True), (None, None, False)],
+)
+def test_a_filter_loads_unless_it_is_disabled(start, override, loads):
+    named = {"ControlSet001\\Control\\Class\\{4d36e967-e325-11ce-bfc1-08002be10318}": {"UpperFilters": "disk"}}
+    (entry,) = known(facts(named, service("disk", start, override)).filters)
+    assert entry.loads is loads
 
 
 class TestNetwork:
