@@ -44,6 +44,7 @@ test)
   have hivexregedit || want="$want libwin-hivex-perl"
   have hivexsh || want="$want libhivex-bin"
   have ntfscat || want="$want ntfs-3g"
+  have wimlib-imagex || want="$want wimtools"
   ;;
 fuzz) have clang || want="$want clang" ;;
 boot)

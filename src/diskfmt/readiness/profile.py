@@ -168,7 +168,6 @@ class Machine:
     boot: tuple[str, ...] = _key((), list_of(one_of("bios", "uefi")))
     arm64_boot: tuple[str, ...] = _key((), list_of(one_of("bios", "uefi")))
     tables: tuple[str, ...] = _key((), list_of(one_of("mbr", "gpt")))
-    windows_tables: tuple[str, ...] = _key((), list_of(one_of("mbr", "gpt")))
     architectures: tuple[str, ...] = _key((), list_of(one_of("x86_64", "i386", "arm64")))
     block: tuple[str, ...] = _key((), _TEXTS)
     newer_block: tuple[str, ...] = _key((), _TEXTS)
@@ -183,7 +182,7 @@ class Guest:
     `windows`: taken at all. `agents`, `windows_agents`: one of these is wanted; `agent_versions`: the oldest that do.
     `datasources`: one of these has to be in cloud-init's list; `datasource_order`: those in the list have to come in
     this order; `only_datasources`: nothing else may be in it. `distributions`: ID of os-release → accepted versions,
-    none: any. `kernels`: `ID:version` → accepted kernels. `qemu_ga`: `wanted` or `unwanted`.
+    none: any. `kernels`: `ID:version` → accepted kernels. `root_file_systems`: of Linux. `qemu_ga`: `wanted` or not.
     """
 
     windows: bool = _key(default=True, check=flag)

@@ -1,5 +1,6 @@
 """The whole record: phony guests read by other tools, versions, unfinished work, and hostile hives."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from diskfmt.guest.windows.hives import BootVolume, Hives
 from diskfmt.guest.windows.registry import HiveState, Registry
 from diskfmt.guest.windows.state import Hibernation
 from diskfmt.guest.windows.storage import Bus
-from guest.windows.kit import SELECT, DictFiles, RegfHive, ToolFiles, hives, known, service
+from guest.windows.kit import SELECT, DictFiles, RegfHive, ToolFiles, chain, drivers, hives, known, regf, service
 
 VERSION = "Microsoft\\Windows NT\\CurrentVersion"
 EMPTY = DictFiles({})
+HIBERFIL = "hiberfil.sys"
 
 
 def facts(system: dict | None = None, software: dict | None = None, files: DictFiles = EMPTY) -> WindowsFacts:
@@ -136,7 +138,8 @@ class TestControlSet:
     @pytest.mark.parametrize("current", [0, 1000, -1, None, "1", b"\x01", 7])
     def test_a_select_that_names_none_makes_all_unknown(self, current):
         select = {"Current": current} if current is not None else {}
-        found = gather(EMPTY, hives({"Select": select, "ControlSet001": {}}, {}))
+        sets = {name: {} for name in ("ControlSet000", "ControlSet001", "ControlSet1000", "ControlSet-01")}
+        found = gather(EMPTY, hives({"Select": select, **sets}, {}))
         assert isinstance(found.control_set, Unknown)
         assert all(isinstance(fact, Unknown) for fact in found.buses.values())
         assert isinstance(found.dhcp, Unknown)
@@ -221,6 +224,38 @@ class TestUnfinishedWork:
 
     def test_a_hibernation_file_of_an_unknown_kind_is_unknown(self):
         assert isinstance(facts(files=DictFiles({"/hiberfil.sys": b"what"})).hibernation, Unknown)
+
+    def test_hotfixes(self):
+        packages = {
+            f"{self.CBS}\\Packages\\{name}": {}
+            for name in (
+                "Package_for_KB4474419~31bf3856ad364e35~amd64~~6.1.3.2",
+                "Package_2_for_KB3033929~31bf3856ad364e35~amd64~~6.1.1.1",
+                "Microsoft-Windows-Foundation-Package~31bf3856ad364e35~amd64~~6.1.7601.17514",
+                "Package_for_KB~",
+                "Package_for_RollupFix~31bf3856ad364e35~amd64~~17763.1",
+            )
+        }
+        assert known(facts(software=packages).hotfixes) == {"KB4474419", "KB3033929"}
+        assert isinstance(facts().hotfixes, Unknown)
+
+    @pytest.mark.parametrize(("value", "said"), [("a", "a"), (["a", "b", ""], "a b"), ("", ""), (None, "")])
+    def test_devices_that_xen_hides(self, value, said):
+        values = {"hide_devices": value} if value is not None else {}
+        assert known(facts({"ControlSet001\\Services\\XenPCI\\Parameters": values}).xen_hidden_devices) == said
+
+    def test_other_switches(self):
+        on = facts(
+            {
+                "ControlSet001\\Services\\partmgr\\Parameters": {"SanPolicy": 1},
+                "ControlSet001\\Control\\TimeZoneInformation": {"RealTimeIsUniversal": 1},
+                "ControlSet001\\Services\\PlugPlay\\Parameters": {"DeviceInstallDisabled": 1},
+            }
+        )
+        off = facts()
+        assert [known(found.san_policy) for found in (on, off)] == [1, None]
+        assert [known(found.utc_clock) for found in (on, off)] == [True, False]
+        assert [known(found.device_install_disabled) for found in (on, off)] == [True, False]
 
     def test_fast_startup(self):
         power = "ControlSet001\\Control\\Session Manager\\Power"
@@ -441,3 +476,63 @@ def test_python_registry_and_hivex_agree_on_the_hive_under_test(corpus):
         pytest.skip("hivexsh is not installed")
     key = RegfHive(path.read_bytes()).key("ControlSet001\\Services\\storvsc")
     assert told.splitlines() == [str(key.value("Start")), key.value("ImagePath")]
+
+
+@pytest.fixture
+def ntfs(tmp_path):
+    """A function that makes an NTFS of files by path, with mkntfs and wimlib."""
+    for tool in ("mkntfs", "wimlib-imagex", "ntfscp"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+
+    def make(name: str, files: dict[str, bytes]) -> ToolFiles:
+        tree, image, wim = tmp_path / f"{name}.tree", tmp_path / f"{name}.img", tmp_path / f"{name}.wim"
+        for path, content in files.items():
+            target = tree / path.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        with image.open("wb") as stream:
+            stream.truncate(16 << 20)
+        for command in (
+            ["mkntfs", "-Q", "-F", "-q", image],
+            ["wimlib-imagex", "capture", tree, wim],
+            ["wimlib-imagex", "apply", wim, "1", image],
+            # wimlib leaves this file out, as it does for Windows
+            *([["ntfscp", "-f", image, tree / HIBERFIL, HIBERFIL]] if (tree / HIBERFIL).exists() else []),
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+        return ToolFiles(image, "ntfs")
+
+    return make
+
+
+def test_a_windows_on_ntfs_made_by_other_tools(ntfs, tmp_path):
+    """Hives by hivex, the volume by mkntfs and wimlib, read back by ntfs-3g and python-registry."""
+    disk = "PCI\\VEN_1AF4&DEV_1001&SUBSYS_00021AF4&REV_00"
+    system = {**SELECT, **service("viostor"), **chain(disk, "viostor"), **service("netkvm", 3)}
+    system |= {"ControlSet001\\Control\\Session Manager\\Environment": {"PROCESSOR_ARCHITECTURE": "AMD64"}}
+    software = {VERSION: {"ProductName": "Windows Server 2022 Datacenter", "CurrentMajorVersionNumber": 10,
+        "CurrentMinorVersionNumber": 0, "CurrentBuildNumber": "20348"}}  # fmt: skip
+    files = {
+        "/Windows/System32/config/SYSTEM": regf(tmp_path, system),
+        "/Windows/System32/config/SOFTWARE": regf(tmp_path, software),
+        "/bootmgr": b"boot",
+        **drivers("viostor", "netkvm"),
+    }
+    for name, more, boots, hibernates in (
+        ("good", {"/hiberfil.sys": bytes(8192)}, True, Hibernation.NONE),
+        ("bad", {"/hiberfil.sys": b"HIBR" + bytes(8192)}, False, Hibernation.ACTIVE),
+    ):
+        held = {**files, **more}
+        if name == "bad":
+            del held["/Windows/System32/drivers/viostor.sys"]
+        volume = ntfs(name, held)
+        volumes = [BootVolume("C", volume)]
+        found = gather(volume, open_hives(volume, volumes, RegfHive), volumes)
+        assert known(found.buses[Bus.VIRTIO_BLK]).boots is boots
+        assert known(found.hibernation) is hibernates
+        assert known(found.version) == (10, 0)
+        assert known(found.architecture) == "x86_64"
+        assert known(found.boot_files["bootmgr"]) == "C"
+        assert known(found.network).works is True
+        assert known(found.bios_store) is None

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diskfmt.guest.fact import Known, Unknown
 from diskfmt.guest.windows import WindowsFacts, gather
@@ -265,6 +267,14 @@ class TestEachLinkOfTheChain:
         assert boots(found)[Bus.VIRTIO_BLK] is None
         assert boots(found)[Bus.VIRTIO_SCSI] is False
 
+    @pytest.mark.parametrize("broken", [service("viostor", 3), service("viostor", 0, 3)])
+    def test_neither_database_does_not_matter_where_the_driver_would_not_start(self, broken):
+        assert boots(facts(broken))[Bus.VIRTIO_BLK] is False
+
+    def test_a_chain_in_the_driver_store_alone_comes_too_late_for_a_disk(self):
+        found = facts({"DriverDatabase": {}}, service("viostor"), drivers=chain(BLK, "viostor"))
+        assert boots(found)[Bus.VIRTIO_BLK] is False
+
     def test_a_file_on_another_volume_is_unknown(self):
         found = facts(*self.GOOD, service("viostor", 0, ImagePath="\\??\\D:\\viostor.sys"))
         assert boots(found)[Bus.VIRTIO_BLK] is None
@@ -277,6 +287,16 @@ class TestEachLinkOfTheChain:
         assert boots(facts(*both))[Bus.HYPERV] is True
         for name in ("vmbus", "storvsc"):
             assert boots(facts(*both, service(name, 0, 3)))[Bus.HYPERV] is False
+
+
+@pytest.mark.parametrize(
+    ("start", "override", "loads"),
+    [(0, None, True), (3, None, True), (4, None, False), (0, 4, False), (4, 0, True), (None, None, False)],
+)
+def test_a_filter_loads_unless_it_is_disabled(start, override, loads):
+    named = {"ControlSet001\\Control\\Class\\{4d36e967-e325-11ce-bfc1-08002be10318}": {"UpperFilters": "disk"}}
+    (entry,) = known(facts(named, service("disk", start, override)).filters)
+    assert entry.loads is loads
 
 
 class TestNetwork:
@@ -315,13 +335,23 @@ def test_the_same_from_a_hive_that_hivex_wrote(tmp_path):
     found = gather(FILES, real(regf(tmp_path, flat)))
     assert boots(found)[Bus.VIRTIO_BLK] is True
     assert {entry.name: entry.loads for entry in known(found.filters)} == {"disk": False, "gone": False}
-    assert boots(found) == boots(gather(FILES, Hives(**_parts(real(regf(tmp_path, flat))))))
     overridden = regf(tmp_path, {**flat, **service("viostor", 0, 3)})
     assert boots(gather(FILES, real(overridden)))[Bus.VIRTIO_BLK] is False
 
 
-def _parts(found: Hives) -> dict[str, Registry]:
-    return {name: getattr(found, name) for name in Hives.__dataclass_fields__}
+CHAIN = {"device": "DeviceIds", "inf": "DriverInfFiles", "descriptor": "Descriptors", "configuration": "Configurations"}
+
+
+@given(st.sets(st.sampled_from((*CHAIN, "start", "type", "file", "no override"))))
+def test_it_boots_exactly_if_no_link_is_missing(missing):
+    broken = tuple(f"\\{CHAIN[link]}\\" for link in missing if link in CHAIN)
+    flat = {key: value for key, value in chain(BLK, "viostor").items() if not any(part in key for part in broken)}
+    override = 3 if "no override" in missing else None
+    flat |= service("viostor", 3 if "start" in missing else 0, override, Type=2 if "type" in missing else 1)
+    found = gather(DictFiles(drivers("other" if "file" in missing else "viostor")), hives({**SELECT, **flat}, {}))
+    disk = known(found.buses[Bus.VIRTIO_BLK])
+    assert disk.boots is (not missing)
+    assert bool(disk.problems) is bool(missing)
 
 
 def test_dictionary_hives_find_names_in_any_case():

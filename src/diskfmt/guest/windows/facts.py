@@ -22,6 +22,7 @@ from diskfmt.guest.windows.state import (
     SetupState,
     fast_startup,
     hibernation,
+    hotfixes,
     pending_reboot,
     setup_state,
 )
@@ -48,7 +49,7 @@ class WindowsFacts:
     (10, 0) for 10, 11 and Server 2016 and later, which `build` tells apart. `installation_type`: `Client`, `Server` …
     `buses`: from where it can boot. `bios_store`, `uefi_store`: None where the volume has no such store.
     `boot_files`: `bootmgr`, `bootmgfw`, `fallback-…` → the volume that has it, None: no volume. `san_policy`: 1 means
-    that all disks come online. `utc_clock`: the hardware clock is not local time.
+    that all disks come online. `utc_clock`: the hardware clock is not local time. `hotfixes`: as `KB4474419`.
     """
 
     hives: Mapping[str, Fact[HiveState]]
@@ -76,6 +77,8 @@ class WindowsFacts:
     san_policy: Fact[int | None]
     utc_clock: Fact[bool]
     device_install_disabled: Fact[bool]
+    hotfixes: Fact[frozenset[str]]
+    xen_hidden_devices: Fact[str]
 
 
 def gather(files: Files, hives: Hives, boot_volumes: Iterable[BootVolume] = ()) -> WindowsFacts:
@@ -128,6 +131,8 @@ def gather(files: Files, hives: Hives, boot_volumes: Iterable[BootVolume] = ()) 
         device_install_disabled=ask(
             lambda found: _flag(found.at("Services\\PlugPlay\\Parameters"), "DeviceInstallDisabled")
         ),
+        hotfixes=look(lambda: hotfixes(hives.software)),
+        xen_hidden_devices=ask(_xen_hidden_devices),
     )
 
 
@@ -192,6 +197,12 @@ def _volume_with(path: str, volumes: tuple[BootVolume, ...]) -> Fact[str | None]
 def _san_policy(current: CurrentSet) -> Known[int | None]:
     key = current.at("Services\\partmgr\\Parameters")
     return Known(key.number("SanPolicy") if key else None, f"{key.place}: SanPolicy" if key else "")
+
+
+def _xen_hidden_devices(current: CurrentSet) -> Known[str]:
+    """What Xen's drivers keep from Windows; it is written as a text or as a list."""
+    key = current.at("Services\\XenPCI\\Parameters")
+    return Known(" ".join(key.texts("hide_devices")) if key else "", f"{key.place}: hide_devices" if key else "")
 
 
 def _flag(key: Node | None, name: str) -> Known[bool]:

@@ -46,6 +46,18 @@ def pending_reboot(current: CurrentSet, software: Registry, files: Files) -> Kno
     return Known(found, ", ".join(places) or f"{software.name}\\{_CBS}")
 
 
+def hotfixes(software: Registry) -> Known[frozenset[str]]:
+    """The updates that are installed, as `KB4474419`. Raises DamagedError where Windows keeps no list, GuestError."""
+    packages = software.need(f"{_CBS}\\Packages")
+    found = set()
+    for name in packages.names():
+        _, mark, rest = name.partition("_for_KB")
+        number = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+        if mark and number:
+            found.add(f"KB{number}")
+    return Known(frozenset(found), packages.place)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetupState:
     """Where setup and Sysprep stand. `image_state` as in the registry, `IMAGE_STATE_COMPLETE` where all is done."""
