@@ -62,6 +62,7 @@ class Reason(StrEnum):
     NOT_REGULAR = auto()
     OUTPUT_EXISTS = auto()
     OUTPUT_BUSY = auto()
+    NOT_READY = auto()
     INTERNAL = auto()
 
 
@@ -101,6 +102,7 @@ EXIT_CODES: Final[dict[Reason, int]] = {
     Reason.NOT_REGULAR: 1,
     Reason.OUTPUT_EXISTS: 1,
     Reason.OUTPUT_BUSY: 6,
+    Reason.NOT_READY: 1,
     Reason.INTERNAL: 8,
 }
 

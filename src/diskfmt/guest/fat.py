@@ -304,7 +304,9 @@ class Fat:
             parts: Iterator[bytes] = iter([self._device.read_at(layout.root_place, layout.root_size)])
         else:
             clusters = self._table.chain(first)
-            parts = (self._device.read_at(layout.data + (number - 2) * layout.cluster, layout.cluster) for number in clusters)
+            parts = (
+                self._device.read_at(layout.data + (number - 2) * layout.cluster, layout.cluster) for number in clusters
+            )
         seen = 0
         for raw in parts:
             seen += len(raw)

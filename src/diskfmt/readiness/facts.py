@@ -7,7 +7,7 @@ from diskfmt.errors import Finding
 from diskfmt.formats.base import Image
 from diskfmt.guest.fact import Fact, Known
 from diskfmt.guest.linux.facts import LinuxFacts
-from diskfmt.guest.partitions import PartitionTable
+from diskfmt.guest.partitions import Table
 from diskfmt.guest.volumes import VolumeTree
 from diskfmt.guest.windows.facts import WindowsFacts
 
@@ -35,16 +35,18 @@ class Facts:
     """One image, looked at. What has no operating system has neither `linux` nor `windows`.
 
     `table`: the partition table; `volumes`: what lies on the disk; both unknown where the disk could not be read.
-    `qcow2_size` scans the disk for zeroes when it is called, and remembers: bytes of the qcow2 that the image becomes.
+    `needed_partitions`: numbers of those that the operating system needs (root, /boot, ESP, fstab without nofail).
+    `qcow2_size`: at most so many bytes has the qcow2 that the image becomes; exact, which takes a scan of the disk, where
+    a quick answer from the map is above the limit that is asked with.
     """
 
     container: ContainerFacts
-    table: Fact[PartitionTable]
+    table: Fact[Table]
     volumes: Fact[VolumeTree]
     linux: Fact[LinuxFacts | None]
     windows: Fact[WindowsFacts | None]
-    qcow2_size: Callable[[], Fact[int]] = field(repr=False)
-    bytes_read: Callable[[], int] = field(repr=False)
+    needed_partitions: frozenset[int] = frozenset()
+    qcow2_size: Callable[[int], Fact[int]] = field(repr=False, compare=False)
 
     @property
     def is_windows(self) -> bool:

@@ -128,7 +128,11 @@ def debian(default: str, env: str | None = None) -> Tree:
         ("1>1", None, "/dev/sda1"),
         ("1", None, "UUID=aaaa-bbbb"),
         ("gnulinux-advanced-aaaa>gnulinux-6.1.0-17-amd64-advanced-aaaa", None, "/dev/sda1"),
-        ("Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-17-amd64 (>> old)", None, "/dev/sda1"),
+        (
+            "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-17-amd64 (>> old)",
+            None,
+            "/dev/sda1",
+        ),
         ("no such entry", None, "UUID=aaaa-bbbb"),
         ("77", None, "UUID=aaaa-bbbb"),
         ("${saved_entry}", "saved_entry=1>1", "/dev/sda1"),
@@ -149,7 +153,9 @@ def test_debian(default: str, env: str | None, root: str) -> None:
 def test_what_an_entry_says() -> None:
     found = boot.examine(debian("0"))
     assert found.entry is not None
-    assert found.entry.where == f"/boot/grub/grub.cfg:{DEBIAN[: DEBIAN.index('menuentry ' + chr(39))].count(chr(10)) + 1}"
+    assert (
+        found.entry.where == f"/boot/grub/grub.cfg:{DEBIAN[: DEBIAN.index('menuentry ' + chr(39))].count(chr(10)) + 1}"
+    )
     assert found.entry.device == "aaaa-bbbb"
     assert found.entry.all("console") == ("tty0", "ttyS0,115200n8")
     assert found.entry.arg("ro") == ""
@@ -160,7 +166,7 @@ def test_what_an_entry_says() -> None:
 
 
 def test_a_default_that_only_the_machine_knows_is_uncertain() -> None:
-    text = 'if test_something; then set default=0; else set default=1; fi\nmenuentry a { linux /a\n}\nmenuentry b { linux /b; }\n'
+    text = "if test_something; then set default=0; else set default=1; fi\nmenuentry a { linux /a\n}\nmenuentry b { linux /b; }\n"
     menu = parse_grub(text.encode(), "grub.cfg", None)
     assert menu.uncertain
     assert [entry.kernel for entry in menu.entries] == ["/a", "/b"]
@@ -290,7 +296,9 @@ def test_syslinux() -> None:
     assert locate(Tree({"/boot/vmlinuz-lts": b""}), "vmlinuz-lts", "/boot") == "/boot/vmlinuz-lts"
 
 
-@pytest.mark.parametrize("default, wanted", [("arch-lts.conf", "arch-lts"), ("arch-*", "arch-lts"), ("", "arch-zen"), ("nix*", "arch-zen")])
+@pytest.mark.parametrize(
+    "default, wanted", [("arch-lts.conf", "arch-lts"), ("arch-*", "arch-lts"), ("", "arch-zen"), ("nix*", "arch-zen")]
+)
 def test_systemd_boot(default: str, wanted: str) -> None:
     files = {"/efi/loader/loader.conf": f"timeout 3\ndefault {default}\n" if default else "timeout 3\n"}
     for name in ("arch-lts", "arch-zen"):
@@ -343,7 +351,10 @@ def test_a_menu_that_makes_no_sense_is_told() -> None:
     assert [path for path, _ in found.unread] == ["/boot/grub/grub.cfg"]
 
 
-@pytest.mark.parametrize("path", ["/vmlinuz-1", "/boot/vmlinuz-1", "/@/boot/vmlinuz-1", "(hd0,1)/vmlinuz-1", "/root/vmlinuz-1", "/../vmlinuz-1"])
+@pytest.mark.parametrize(
+    "path",
+    ["/vmlinuz-1", "/boot/vmlinuz-1", "/@/boot/vmlinuz-1", "(hd0,1)/vmlinuz-1", "/root/vmlinuz-1", "/../vmlinuz-1"],
+)
 def test_where_a_loaders_path_is(path: str) -> None:
     assert locate(Tree({"/boot/vmlinuz-1": b""}), path) == "/boot/vmlinuz-1"
     assert locate(Tree({"/boot/other": b""}), path) is None
@@ -384,7 +395,10 @@ def test_words_of_scripts() -> None:
 
 
 def test_environment_block() -> None:
-    assert parse_env(b"# GRUB Environment Block\nsaved_entry=a\\\\b\nx=1=2\n####") == {"saved_entry": "a\\b", "x": "1=2"}
+    assert parse_env(b"# GRUB Environment Block\nsaved_entry=a\\\\b\nx=1=2\n####") == {
+        "saved_entry": "a\\b",
+        "x": "1=2",
+    }
 
 
 def test_kernel_arguments() -> None:

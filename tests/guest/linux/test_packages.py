@@ -49,7 +49,9 @@ def test_dpkg() -> None:
 
 
 def test_dpkg_in_pieces() -> None:
-    tree = Tree({"/var/lib/dpkg/status.d/base": "Package: base-files\nVersion: 1\n", "/var/lib/dpkg/status.d/base.md5sums": "x"})
+    tree = Tree(
+        {"/var/lib/dpkg/status.d/base": "Package: base-files\nVersion: 1\n", "/var/lib/dpkg/status.d/base.md5sums": "x"}
+    )
     found = packages.installed(tree)
     assert found is not None
     assert set(found.by_name) == {"base-files"}
@@ -69,9 +71,14 @@ def test_no_database() -> None:
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="no dpkg here")
 def test_this_machines_packages_are_those_that_dpkg_lists() -> None:
     said = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n"], capture_output=True, text=True, check=True
+        ["dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    wanted = {line.split("\t")[1]: line.split("\t")[2] for line in said.stdout.splitlines() if line.startswith("installed")}
+    wanted = {
+        line.split("\t")[1]: line.split("\t")[2] for line in said.stdout.splitlines() if line.startswith("installed")
+    }
     found = packages.installed(Host(Path("/")))
     assert found is not None
     got = {name: package.version for name, package in found.by_name.items()}
@@ -98,7 +105,11 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     if shutil.which("rpmbuild") is None or shutil.which("rpm") is None:
         pytest.skip("rpm is not installed")
     top = tmp_path_factory.mktemp("rpms")
-    for name, version, epoch, text in [("cloud-init", "23.1.1", 0, "x"), ("big", "1.0", 2, "words of it " * 3000), ("tiny", "0", 0, ".")]:
+    for name, version, epoch, text in [
+        ("cloud-init", "23.1.1", 0, "x"),
+        ("big", "1.0", 2, "words of it " * 3000),
+        ("tiny", "0", 0, "."),
+    ]:
         spec = top / f"{name}.spec"
         spec.write_text(SPEC.format(name=name, version=version, epoch=epoch, text=text))
         subprocess.run(
@@ -151,7 +162,17 @@ def test_rpm_databases_of_rpm(backend: str, name: str, rpms: list[Path], tmp_pat
     assert found.by_name["big"].version == "2:1.0-3.el9"
     # The same after one was removed: its slot is free.
     subprocess.run(
-        ["rpm", "--root", str(where), "--define", f"_db_backend {backend}", "--define", "_dbpath /var/lib/rpm", "-e", "tiny"],
+        [
+            "rpm",
+            "--root",
+            str(where),
+            "--define",
+            f"_db_backend {backend}",
+            "--define",
+            "_dbpath /var/lib/rpm",
+            "-e",
+            "tiny",
+        ],
         check=True,
         capture_output=True,
     )

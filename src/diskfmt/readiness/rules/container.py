@@ -14,7 +14,15 @@ _SUFFIXES: Final = {
     "vhd": {".vhd", ".vpc"},
     "vmdk": {".vmdk"},
 }
-_ARCHIVES: Final = {"gzip": "gzip", "bzip2": "bzip2", "tar": "tar", "zip": "zip", "xz": "xz", "zstd": "zstd", "7z": "7z"}
+_ARCHIVES: Final = {
+    "gzip": "gzip",
+    "bzip2": "bzip2",
+    "tar": "tar",
+    "zip": "zip",
+    "xz": "xz",
+    "zstd": "zstd",
+    "7z": "7z",
+}
 _DAMAGE: Final = frozenset(
     {Reason.BAD_VALUE, Reason.OUT_OF_FILE, Reason.OVERLAP, Reason.SHARED_CLUSTERS, Reason.CORRUPT_DATA}
 )
@@ -43,7 +51,9 @@ def format_known(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG
         return None  # rules of their own say so
     finding = next(iter(facts.container.findings), None)
     text = finding.message if finding is not None else "nothing is recognised"
-    return failed(f"not a disk image: {text}", remedy="export the whole disk again: dd if=/dev/sda of=disk.raw bs=4M conv=sparse")
+    return failed(
+        f"not a disk image: {text}", remedy="export the whole disk again: dd if=/dev/sda of=disk.raw bs=4M conv=sparse"
+    )
 
 
 @rule("container-format-allowed", "Does the cloud take the format?")
@@ -92,7 +102,9 @@ def subformat(facts: Facts, profile: Profile) -> Outcome | None:
     if image is None:
         return None
     if image.subformat == "differencing" or any(one.kind in ("parent", "backing") for one in image.references):
-        return failed("it holds only what differs from another image", remedy="merge it: " + _convert(profile) + " --follow DIR")
+        return failed(
+            "it holds only what differs from another image", remedy="merge it: " + _convert(profile) + " --follow DIR"
+        )
     taken = profile.image.subformats.get(image.format, ())
     if taken and image.subformat not in taken:
         return failed(
@@ -136,7 +148,9 @@ def not_archive(facts: Facts, profile: Profile) -> Outcome | None:
         return passed("not packed")
     if found in profile.image.archives:
         return passed(f"{found} is taken")
-    tool = {"tar": "tar -xf", "gzip": "gunzip -k", "xz": "unxz -k", "bzip2": "bunzip2 -k", "zip": "unzip"}.get(found, found)
+    tool = {"tar": "tar -xf", "gzip": "gunzip -k", "xz": "unxz -k", "bzip2": "bunzip2 -k", "zip": "unzip"}.get(
+        found, found
+    )
     return failed(f"packed with {found}", "offset 0x0", remedy=f"unpack it: {tool} FILE")
 
 
@@ -214,7 +228,9 @@ def encrypted(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
     finding = _first(facts.container, Reason.ENCRYPTED)
     if finding is None:
         return passed("not encrypted") if facts.container.image is not None else None
-    return failed(finding.message, _evidence(finding), remedy="convert it with its key into an image that is not encrypted")
+    return failed(
+        finding.message, _evidence(finding), remedy="convert it with its key into an image that is not encrypted"
+    )
 
 
 @rule("container-vhd-size-fields", "Do the size fields of the VHD agree?")

@@ -16,9 +16,7 @@ def _names(facts: Facts, *kinds: str) -> list[tuple[str, str]]:
     """Name and place of what the image refers to."""
     image = facts.container.image
     found = image.references if image is not None else ()
-    return [
-        (one.name, "" if one.offset is None else f"offset {one.offset:#x}") for one in found if one.kind in kinds
-    ]
+    return [(one.name, "" if one.offset is None else f"offset {one.offset:#x}") for one in found if one.kind in kinds]
 
 
 def _refers(facts: Facts, what: str, *kinds: str) -> Outcome | None:
@@ -62,7 +60,9 @@ def vmdk_extent_path(facts: Facts, profile: Profile) -> Outcome | None:  # noqa:
         return None
     for name, place in _names(facts, "piece"):
         if set(name) & set("/\\:") or name in ("", ".", ".."):
-            return failed(f'a piece points outside of the folder: "{name[:200]}"', place, remedy="convert it at its source")
+            return failed(
+                f'a piece points outside of the folder: "{name[:200]}"', place, remedy="convert it at its source"
+            )
     return passed("pieces lie beside the descriptor, or there are none")
 
 

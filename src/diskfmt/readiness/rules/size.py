@@ -1,6 +1,5 @@
 """How large: the disk, the file, what will become of it, and what is left free."""
 
-from diskfmt.errors import Reason, Severity
 from diskfmt.readiness.facts import Facts
 from diskfmt.readiness.profiles import Profile
 from diskfmt.readiness.rules.base import Outcome, failed, known, passed, rule, warned
@@ -54,7 +53,9 @@ def actual_max(facts: Facts, profile: Profile) -> Outcome | None:
         )
     limit = profile.size.max_qcow2
     if limit is None:
-        return None if profile.size.max_file is None else passed(f"the file has {format_size(facts.container.file_size)}")
+        return (
+            None if profile.size.max_file is None else passed(f"the file has {format_size(facts.container.file_size)}")
+        )
 
     def judged(size: int, evidence: str) -> Outcome:
         warn = profile.size.warn_qcow2
@@ -62,7 +63,9 @@ def actual_max(facts: Facts, profile: Profile) -> Outcome | None:
             text = f"it needs {format_size(size)} as qcow2, the limit is {format_size(limit)}"
             return failed(text, evidence, remedy=remedy)
         if warn is not None and size > warn:
-            return warned(f"it needs {size} bytes as qcow2; the limit is {limit} or, in GB, {warn}", evidence, remedy=remedy)
+            return warned(
+                f"it needs {size} bytes as qcow2; the limit is {limit} or, in GB, {warn}", evidence, remedy=remedy
+            )
         return passed(f"at most {format_size(size)} as qcow2, the limit is {format_size(limit)}", evidence)
 
     return known(facts.qcow2_size(limit if profile.size.warn_qcow2 is None else profile.size.warn_qcow2), judged)
@@ -81,36 +84,7 @@ def alignment(facts: Facts, profile: Profile) -> Outcome | None:
             cured=True,
         )
     if size % SECTOR:
-        return warned(f"the disk has {size} bytes, no multiple of {SECTOR}", remedy="copy the image again if its end was lost")
-    return passed(f"{size} bytes")
-
-
-@rule("size-partition-past-end", "Do all partitions end inside the disk?")
-def partition_past_end(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
-    finding = next(
-        (
-            one
-            for one in facts.container.findings
-            if one.reason is Reason.TRUNCATED and one.guest_offset is not None and one.severity <= Severity.WARNING
-        ),
-        None,
-    )
-    image = facts.container.image
-    if image is None:
-        return None
-
-    def judged(table: object, evidence: str) -> Outcome:
-        lost = [part for part in getattr(table, "partitions", ()) if part.end > image.virtual_size]
-        if not lost:
-            return passed("all partitions end inside", evidence)
-        end = max(part.end for part in lost)
-        numbers = ", ".join(str(part.number) for part in lost)
-        needed = any(part.number in facts.needed_partitions for part in lost)
-        make = failed if needed else warned
-        return make(
-            f"partition {numbers} ends at {end}, the disk at {image.virtual_size}: its copy was cut short",
-            finding.message if finding is not None else evidence,
-            remedy=f"copy the whole disk: dd if=/dev/sda of=disk.raw bs={SECTOR} count={-(-end // SECTOR)} conv=sparse",
+        return warned(
+            f"the disk has {size} bytes, no multiple of {SECTOR}", remedy="copy the image again if its end was lost"
         )
-
-    return known(facts.table, judged)
+    return passed(f"{size} bytes")
