@@ -14,6 +14,7 @@ from diskfmt._version import __version__
 if TYPE_CHECKING:
     from diskfmt.api import (
         check,
+        check_readiness,
         compare,
         convert,
         digest,
@@ -41,11 +42,13 @@ if TYPE_CHECKING:
         Severity,
         UsageError,
     )
+    from diskfmt.readiness.model import ReadinessReport
     from diskfmt.results import CheckReport, Comparison, ConversionResult, ImageInfo, MapRow, Measurement, Region
 
 _HOME = {
     "diskfmt.api": (
         "check",
+        "check_readiness",
         "compare",
         "convert",
         "digest",
@@ -73,6 +76,7 @@ _HOME = {
         "Severity",
         "UsageError",
     ),
+    "diskfmt.readiness.model": ("ReadinessReport",),
     "diskfmt.results": (
         "CheckReport",
         "Comparison",
@@ -103,6 +107,7 @@ __all__ = [
     "Measurement",
     "NotReadyError",
     "Progress",
+    "ReadinessReport",
     "Reason",
     "RefusedError",
     "Region",
@@ -110,6 +115,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "check",
+    "check_readiness",
     "compare",
     "convert",
     "digest",

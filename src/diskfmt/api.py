@@ -21,6 +21,7 @@ from diskfmt.disk import Disk
 from diskfmt.disk import open_disk as _open_disk
 from diskfmt.errors import Finding, Reason, Severity, UsageError
 from diskfmt.formats.base import Below
+from diskfmt.readiness.model import ReadinessReport
 from diskfmt.results import (
     CheckReport,
     Comparison,
@@ -201,6 +202,38 @@ def check(
             statistics=assessment.statistics,
             deep=deep,
         )
+
+
+def check_readiness(
+    path: Path,
+    *,
+    profile: str,
+    format: str | None = None,
+    follow: str | None = None,
+    below_format: str | None = None,
+    waive: Sequence[str] = (),
+    progress: Watcher | None = None,
+) -> ReadinessReport:
+    """Whether a cloud will import the image, and whether it will boot and be reachable there.
+
+    `profile`: a name of `diskfmt profiles`, perhaps with switches (`tencent-cvm+strict-docs`), or a path of a TOML file.
+    `waive`: ids of rules that are not to count.
+
+    Raises:
+        UsageError: no such profile, switch or rule.
+        DiskfmtError: the file cannot be read, or is no image.
+
+    """
+    from diskfmt.readiness.check import assess_readiness
+    from diskfmt.readiness.gate import assess
+    from diskfmt.readiness.profiles import load
+    from diskfmt.readiness.rules import require_known
+
+    wanted = load(profile)
+    require_known(waive)
+    with open_disk(path, format=format, follow=follow, below_format=below_format) as disk:
+        assessment = assess(disk, progress=_tell(progress, "check", disk.size))
+        return assess_readiness(disk, assessment, wanted, waived=waive)
 
 
 def compare(

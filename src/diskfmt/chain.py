@@ -64,6 +64,7 @@ class Chain:
     layers: tuple[Layer, ...]
     findings: tuple[Finding, ...]
     evidence: tuple[str, ...]
+    claims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +126,7 @@ def open_chain(stack: ExitStack, path: str, *, wanted: str | None, snapshot: str
         layers=tuple(layers),
         findings=tuple(findings),
         evidence=tuple(str(claim) for claim in identification.claims),
+        claims=tuple(claim.name for claim in identification.claims),
     )
 
 

@@ -47,7 +47,7 @@ class Disk:
     """The guest disk of an image; a context manager that owns the open files.
 
     `layers` are the image and those below it, the top first; `image`, `format`: those of the top. `files` are those of
-    all layers in order, as rows count them. `size` is in bytes. `findings` are those of identification and headers,
+    all layers in order, as rows count them. `size` is in bytes. `findings` are those of identification and headers, `claims` the names of all that the detectors saw,
     `missing` the files that were not opened. Reads may come from several threads at once.
     """
 
@@ -57,6 +57,7 @@ class Disk:
         *,
         findings: tuple[Finding, ...] = (),
         evidence: tuple[str, ...] = (),
+        claims: tuple[str, ...] = (),
     ) -> None:
         self.layers = tuple(layers)
         self.image = layers[0].image
@@ -64,6 +65,7 @@ class Disk:
         self.files = tuple(file for layer in layers for file in layer.files)
         self.findings = findings
         self.evidence = evidence
+        self.claims = claims
         self.size = self.image.virtual_size
         self.missing = tuple(reference for layer in layers for reference in layer.missing)
         self._regions: OrderedDict[int, Rows] = OrderedDict()
@@ -386,6 +388,6 @@ def open_disk(
     allowed = permission(follow, by_name(below_format).name if below_format is not None else None)
     with ExitStack() as stack:
         opened = open_chain(stack, path, wanted=wanted, snapshot=snapshot, allowed=allowed)
-        disk = Disk(opened.layers, findings=opened.findings, evidence=opened.evidence)
+        disk = Disk(opened.layers, findings=opened.findings, evidence=opened.evidence, claims=opened.claims)
         stack.pop_all()
         return disk

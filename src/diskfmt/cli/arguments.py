@@ -14,10 +14,13 @@ COMMANDS: Final[dict[str, str]] = {
     "info": "what an image is, from its header; opens nothing that it names",
     "map": "where the bytes of the guest's disk are in the file",
     "check": "whether the container is intact",
+    "ready": "whether a cloud will import it, and whether it will boot there",
     "convert": "write the disk into a new file of another format",
     "compare": "whether two images hold the same disk",
     "digest": "a digest of the guest's disk, equal across formats",
     "measure": "how large a conversion's output will be",
+    "profiles": "the clouds that are known, and what they take",
+    "rules": "the rules of the readiness check",
 }
 
 _EPILOG: Final = """\
@@ -69,9 +72,8 @@ def _build() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         _ARGUMENTS[name](command)
-        command.add_argument(
-            "--output", choices=("human", "json"), default="human", help="form of the result (default: human)"
-        )
+        forms = ("human", "json", "sarif", "junit") if name == "ready" else ("human", "json")
+        command.add_argument("--output", choices=forms, default="human", help="form of the result (default: human)")
     return parser
 
 
@@ -101,6 +103,32 @@ def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deep", action="store_true", help="also decode all compressed data")
     _references(parser, snapshot=False)
     parser.add_argument("image", metavar="IMAGE")
+
+
+def _ready(parser: argparse.ArgumentParser) -> None:
+    _source_format(parser)
+    parser.add_argument(
+        "--for",
+        dest="profile",
+        required=True,
+        metavar="PROFILE",
+        help="the cloud: a name of `diskfmt profiles`, with +SWITCH, or a TOML file",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="also what passed")
+    parser.add_argument("--html", metavar="FILE", help="write the report as a page")
+    parser.add_argument(
+        "--waive", action="append", default=[], metavar="RULE", help="this rule is not to count; repeatable"
+    )
+    _references(parser, snapshot=False)
+    parser.add_argument("image", metavar="IMAGE")
+
+
+def _profiles(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="explain this one, with its sources")
+
+
+def _rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", nargs="?", metavar="RULE", help="explain this one: what it means to each cloud")
 
 
 def _convert(parser: argparse.ArgumentParser) -> None:
@@ -158,20 +186,26 @@ _ARGUMENTS: Final = {
     "info": _info,
     "map": _map,
     "check": _check,
+    "ready": _ready,
     "convert": _convert,
     "compare": _compare,
     "digest": _digest,
     "measure": _measure,
+    "profiles": _profiles,
+    "rules": _rules,
 }
 
 _EXAMPLES: Final = {
     "info": "diskfmt info --output json vm.vmdk",
     "map": "diskfmt map vm.qcow2",
     "check": "diskfmt check --deep vm.vhd",
+    "ready": "diskfmt ready --for tencent-cvm vm.vmdk",
     "convert": "diskfmt convert -O qcow2 -c zstd --verify vm.vmdk vm.qcow2",
     "compare": "diskfmt compare vm.vmdk vm.qcow2",
     "digest": "diskfmt digest vm.vmdk",
     "measure": "diskfmt measure -O vmdk:streamOptimized vm.qcow2",
+    "profiles": "diskfmt profiles tencent-cvm",
+    "rules": "diskfmt rules initramfs-virtio-blk",
 }
 
 # ---- what several commands share -------------------------------------------------------------------------------------

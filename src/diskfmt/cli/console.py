@@ -9,6 +9,7 @@ from typing import Final, TextIO
 from diskfmt.errors import IOFailedError, Reason, Severity
 
 _COLOURS: Final = {Severity.ERROR: "31;1", Severity.DAMAGE: "31", Severity.WARNING: "33", Severity.NOTE: "36"}
+_VERDICTS: Final = {"fail": "31;1", "warn": "33", "unknown": "35", "pass": "32"}
 _BATCH: Final = 1 << 16  # characters per write of a long result
 
 
@@ -97,6 +98,11 @@ class Console:
     def paint(self, severity: Severity) -> str:
         """The word for a severity, in its colour where stdout is a terminal that has any."""
         return _paint(severity, colourful=has_colours(self._out, self._environ))
+
+    def paint_verdict(self, verdict: str) -> str:
+        """The word for a verdict, in its colour where stdout is a terminal that has any."""
+        word = str(verdict)
+        return f"\x1b[{_VERDICTS[word]}m{word}\x1b[0m" if has_colours(self._out, self._environ) else word
 
     def paint_message(self, severity: Severity) -> str:
         """The word for a severity, in its colour where stderr is a terminal that has any."""

@@ -305,7 +305,20 @@ class Ntfs:
 
 
 _METADATA: Final = frozenset(
-    "$MFT $MFTMirr $LogFile $Volume $AttrDef $Bitmap $Boot $BadClus $Secure $UpCase $Extend .".split()
+    [
+        "$MFT",
+        "$MFTMirr",
+        "$LogFile",
+        "$Volume",
+        "$AttrDef",
+        "$Bitmap",
+        "$Boot",
+        "$BadClus",
+        "$Secure",
+        "$UpCase",
+        "$Extend",
+        ".",
+    ]
 )
 
 

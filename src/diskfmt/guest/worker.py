@@ -28,7 +28,10 @@ Function = Callable[[Sequence[int], Any], Any]
 Mode = Literal["auto", "require", "off"]
 
 # What may be called: name → module and function, (descriptors, arguments) → value, all of it plain JSON.
-TABLE: Final[dict[str, str]] = {"probe": "diskfmt.guest.probe:probe"}
+TABLE: Final[dict[str, str]] = {
+    "probe": "diskfmt.guest.probe:probe",
+    "readiness": "diskfmt.readiness.check:look_inside",
+}
 
 # Imported before the doors close: what the readers import late, and codecs of text.
 PRELOAD: Final = (

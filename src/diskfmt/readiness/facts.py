@@ -1,10 +1,11 @@
 """Everything that rules may ask about an image: one frozen record, each value known or unknown with a reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from diskfmt.errors import Finding
 from diskfmt.formats.base import Image
+from diskfmt.guest.base import FsInfo
 from diskfmt.guest.fact import Fact, Known
 from diskfmt.guest.linux.facts import LinuxFacts
 from diskfmt.guest.partitions import Table
@@ -35,7 +36,8 @@ class Facts:
     """One image, looked at. What has no operating system has neither `linux` nor `windows`.
 
     `table`: the partition table; `volumes`: what lies on the disk; both unknown where the disk could not be read.
-    `needed_partitions`: numbers of those that the operating system needs (root, /boot, ESP, fstab without nofail).
+    `file_systems`: what the superblocks say, by the volume's name. `system_volumes`: names of the volumes that hold an
+    operating system. `needed_partitions`: numbers of those that the operating system needs (root, /boot, ESP, fstab without nofail).
     `qcow2_size`: at most so many bytes has the qcow2 that the image becomes; exact, which takes a scan of the disk, where
     a quick answer from the map is above the limit that is asked with.
     """
@@ -43,8 +45,10 @@ class Facts:
     container: ContainerFacts
     table: Fact[Table]
     volumes: Fact[VolumeTree]
+    file_systems: Mapping[str, Fact[FsInfo]] = field(default_factory=dict)
     linux: Fact[LinuxFacts | None]
     windows: Fact[WindowsFacts | None]
+    system_volumes: Fact[tuple[str, ...]] = Known(())
     needed_partitions: frozenset[int] = frozenset()
     qcow2_size: Callable[[int], Fact[int]] = field(repr=False, compare=False)
 

@@ -240,7 +240,7 @@ class RuleWeight:
 class Profile:
     """A cloud: what it takes, what breaks there, and how it says so.
 
-    `switches`: those that may be given, with what they mean; `switched`: those that are on. `limits`: numbers that
+    `origin`: the name or path that it was loaded by. `switches`: those that may be given, with what they mean; `switched`: those that are on. `limits`: numbers that
     single rules read. `rules`: the rules that the profile knows.
     """
 
@@ -256,6 +256,7 @@ class Profile:
     sources: Mapping[str, Source]
     switches: Mapping[str, str]
     switched: tuple[str, ...] = ()
+    origin: str = ""
 
     def severity(self, rule_id: str, *, windows: bool = False) -> Severity | None:
         """What happens to an image that fails the rule; None: the profile does not ask, or has no such rule.

@@ -91,6 +91,7 @@ def load(name_or_path: str, switches: Iterable[str] = ()) -> Profile:
         sources=MappingProxyType({key: cell.source for key, cell in cells.items() if cell.source is not None}),
         switches=MappingProxyType(known),
         switched=on,
+        origin=where,
     )
 
 

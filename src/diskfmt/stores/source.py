@@ -76,6 +76,13 @@ class SourceFile:
         name = os.fspath(path)
         self._adopt(_open(name, name, None, _OPEN_FLAGS), name)
 
+    @classmethod
+    def of_descriptor(cls, fd: int, path: str) -> Self:
+        """The file behind an open descriptor, which the result owns; `path` is for messages only."""
+        source = cls.__new__(cls)
+        source._adopt(fd, path)
+        return source
+
     def _adopt(self, fd: int, path: str) -> None:
         self.fd = fd
         self.path = path

@@ -5,6 +5,6 @@
 Source: the Btrfs documentation, "On-disk format", and `btrfs_tree.h` of the kernel's user API.
 """
 
-from diskfmt.guest.btrfs.filesystem import Btrfs, Subvolume, open_btrfs
+from diskfmt.guest.btrfs.filesystem import Btrfs, open_btrfs
 
-__all__ = ["Btrfs", "Subvolume", "open_btrfs"]
+__all__ = ["Btrfs", "open_btrfs"]

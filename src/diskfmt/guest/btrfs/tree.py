@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.guest.base import DamagedError
-from diskfmt.guest.checksums import ALGORITHMS
 from diskfmt.guest.btrfs.chunks import ChunkMap
 from diskfmt.guest.btrfs.superblock import Superblock
+from diskfmt.guest.checksums import ALGORITHMS
 
 Key = tuple[int, int, int]  # object, type, offset
 

@@ -3,6 +3,7 @@
 `RULES` holds them all by id. A rule that the profile gives no weight is not run.
 """
 
-from diskfmt.readiness.rules.base import RULES, Rule, judge
+from diskfmt.readiness.rules import container, safety, size
+from diskfmt.readiness.rules.base import CONTAINER_AREAS, RULES, Rule, judge, require_known
 
-__all__ = ["RULES", "Rule", "judge"]
+__all__ = ["CONTAINER_AREAS", "RULES", "Rule", "container", "judge", "require_known", "safety", "size"]

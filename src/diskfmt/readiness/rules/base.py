@@ -1,9 +1,10 @@
 """What a rule is, and how all of them are asked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from diskfmt.errors import UsageError
 from diskfmt.guest.fact import Fact, Known, T, Unknown
 from diskfmt.readiness.facts import Facts
 from diskfmt.readiness.model import Impact, RuleFinding, Verdict
@@ -38,6 +39,8 @@ class Rule:
 
 
 RULES: Final[dict[str, Rule]] = {}
+CONTAINER_AREAS: Final = frozenset({"container", "safety", "size"})
+"""Areas whose rules parse nothing of the guest."""
 
 
 def rule(id: str, title: str) -> Callable[[Check], Check]:
@@ -89,12 +92,16 @@ def value_of(fact: Fact[T], otherwise: T) -> T:
     return fact.value if isinstance(fact, Known) else otherwise
 
 
-def judge(facts: Facts, profile: Profile) -> Iterator[RuleFinding]:
-    """What every rule says that the profile gives weight to. A rule that raises is a bug, and blocks."""
-    windows = facts.is_windows
+def judge(
+    facts: Facts, profile: Profile, *, areas: Collection[str] | None = None, windows: bool = False
+) -> Iterator[RuleFinding]:
+    """What every rule says that the profile gives weight to. A rule that raises is a bug, and blocks.
+
+    `areas`: only rules of these, None: all but those that look at the container only. `windows`: the weights for Windows.
+    """
     for entry in RULES.values():
         weight = profile.severity(entry.id, windows=windows)
-        if weight is None:
+        if weight is None or (entry.area not in areas if areas is not None else entry.area in CONTAINER_AREAS):
             continue
         impact = Impact(weight)
         try:
@@ -114,3 +121,13 @@ def judge(facts: Facts, profile: Profile) -> Iterator[RuleFinding]:
                 error_code=profile.error_code(entry.id) if outcome.verdict is not Verdict.PASS else None,
                 cured=outcome.cured and outcome.verdict is not Verdict.PASS,
             )
+
+
+def require_known(ids: Collection[str]) -> None:
+    """Return if there are rules with all these ids. Raises UsageError naming the nearest."""
+    from difflib import get_close_matches
+
+    for id in ids:
+        if id not in RULES:
+            near = ", ".join(get_close_matches(id, RULES, n=3)) or "see diskfmt rules"
+            raise UsageError(f"there is no rule {id!r}", remedy=f"did you mean: {near}")

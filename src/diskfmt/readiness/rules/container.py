@@ -43,7 +43,7 @@ def _first(container: ContainerFacts, *reasons: Reason, least: Severity = Severi
 
 
 @rule("container-format-known", "Is it a disk image at all?")
-def format_known(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def format_known(facts: Facts, profile: Profile) -> Outcome | None:
     image = facts.container.image
     if image is not None:
         return passed(f"{image.format} {image.subformat}")
@@ -177,7 +177,7 @@ def integrity(facts: Facts, profile: Profile) -> Outcome | None:
 
 
 @rule("container-truncated", "Is the file whole?")
-def truncated(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def truncated(facts: Facts, profile: Profile) -> Outcome | None:
     finding = _first(facts.container, Reason.TRUNCATED)
     if finding is None:
         return passed("everything lies inside the file") if facts.container.image is not None else None
@@ -224,7 +224,7 @@ def qcow2_features(facts: Facts, profile: Profile) -> Outcome | None:
 
 
 @rule("container-encrypted", "Is the container readable without a key?")
-def encrypted(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def encrypted(facts: Facts, profile: Profile) -> Outcome | None:
     finding = _first(facts.container, Reason.ENCRYPTED)
     if finding is None:
         return passed("not encrypted") if facts.container.image is not None else None

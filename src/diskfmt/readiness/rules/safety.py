@@ -28,22 +28,22 @@ def _refers(facts: Facts, what: str, *kinds: str) -> Outcome | None:
 
 
 @rule("safety-backing-file", "Does it stand alone, without a backing file?")
-def backing_file(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def backing_file(facts: Facts, profile: Profile) -> Outcome | None:
     return _refers(facts, "backing file", "backing")
 
 
 @rule("safety-data-file", "Are its data in itself?")
-def data_file(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def data_file(facts: Facts, profile: Profile) -> Outcome | None:
     return _refers(facts, "data file", "data-file")
 
 
 @rule("safety-parent-locator", "Does it stand alone, without a parent?")
-def parent_locator(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def parent_locator(facts: Facts, profile: Profile) -> Outcome | None:
     return _refers(facts, "parent", "parent")
 
 
 @rule("safety-pseudo-protocol", "Does it name nothing on the network?")
-def pseudo_protocol(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def pseudo_protocol(facts: Facts, profile: Profile) -> Outcome | None:
     if facts.container.image is None:
         return None
     for name, place in _names(facts, "backing", "data-file", "parent", "piece"):
@@ -54,7 +54,7 @@ def pseudo_protocol(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: 
 
 
 @rule("safety-vmdk-extent-path", "Do its pieces lie beside it?")
-def vmdk_extent_path(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def vmdk_extent_path(facts: Facts, profile: Profile) -> Outcome | None:
     image = facts.container.image
     if image is None or image.format != "vmdk":
         return None
@@ -67,7 +67,7 @@ def vmdk_extent_path(facts: Facts, profile: Profile) -> Outcome | None:  # noqa:
 
 
 @rule("safety-vmdk-descriptor", "Is its descriptor what every reader takes it for?")
-def vmdk_descriptor(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def vmdk_descriptor(facts: Facts, profile: Profile) -> Outcome | None:
     if "vmdk" not in facts.container.claims:
         return None
     finding = _worst(facts, Reason.DIFFERENTIAL, Severity.ERROR)
@@ -77,7 +77,7 @@ def vmdk_descriptor(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: 
 
 
 @rule("safety-polyglot", "Is it one thing only?")
-def polyglot(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def polyglot(facts: Facts, profile: Profile) -> Outcome | None:
     for reason in (Reason.AMBIGUOUS_FORMAT, Reason.NESTED_FORMAT):
         finding = _worst(facts, reason, Severity.WARNING)
         if finding is not None:
@@ -87,7 +87,7 @@ def polyglot(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
 
 
 @rule("safety-size-bomb", "Is what it promises bounded by what it holds?")
-def size_bomb(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def size_bomb(facts: Facts, profile: Profile) -> Outcome | None:
     for reason in (Reason.LIMIT_SIZE, Reason.LIMIT_METADATA, Reason.LIMIT_EXPANSION):
         finding = _worst(facts, reason, Severity.ERROR)
         if finding is not None:
@@ -96,7 +96,7 @@ def size_bomb(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
 
 
 @rule("safety-table-loop", "Do its tables keep away from themselves?")
-def table_loop(facts: Facts, profile: Profile) -> Outcome | None:  # noqa: ARG001
+def table_loop(facts: Facts, profile: Profile) -> Outcome | None:
     for reason in (Reason.OVERLAP, Reason.SHARED_CLUSTERS):
         finding = _worst(facts, reason, Severity.ERROR)
         if finding is not None:
