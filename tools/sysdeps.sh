@@ -39,7 +39,16 @@ demo | test)
   ;;
 esac
 case $purpose in
-test) have strace || want="$want strace" ;;
+test)
+  have strace || want="$want strace"
+  have sgdisk || want="$want gdisk"
+  have vgcfgrestore || want="$want lvm2"
+  have mkntfs || want="$want ntfs-3g"
+  have mkfs.xfs || want="$want xfsprogs"
+  have mkfs.btrfs || want="$want btrfs-progs"
+  have cryptsetup || want="$want cryptsetup-bin"
+  have xorriso || want="$want xorriso"
+  ;;
 fuzz) have clang || want="$want clang" ;;
 boot)
   have qemu-system-x86_64 || want="$want qemu-system-x86"
@@ -103,7 +112,8 @@ case $missing in
 *qemu-system-x86* | *debootstrap* | *extlinux*) echo "diskfmt: without them no disk is booted" >&2 ;;
 esac
 case $missing in
-*qemu-utils* | *e2fsprogs* | *dosfstools* | *fdisk* | *strace* | *mtools*)
+*qemu-utils* | *e2fsprogs* | *dosfstools* | *fdisk* | *strace* | *mtools* | \
+  *gdisk* | *lvm2* | *ntfs-3g* | *xfsprogs* | *btrfs-progs* | *cryptsetup* | *xorriso*)
   echo "diskfmt: comparisons with the missing tools are skipped" >&2
   ;;
 esac

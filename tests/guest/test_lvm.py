@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from diskfmt.guest import lvm
 from diskfmt.guest.base import DamagedError, GuestError, UnsupportedError
-from diskfmt.guest.device import DiskDevice, Slice
+from diskfmt.guest.device import DiskDevice
 from diskfmt.guest.lvmtext import parse
-from diskfmt.guest.volumes import scan
+from diskfmt.guest.volumes import Volume, _groups, scan
 from guest.kit import MIB, File, loop, memory, need, run, sparse
 from guest.lvm_builder import PV, crc, disk, metadata
 
@@ -286,16 +286,25 @@ def test_what_lvm_wrote(tmp_path: Path) -> None:
     assert sorted(ours) == sorted(re.sub(r" +", " ", line.strip()) for line in said.splitlines())
 
 
+def group_of(*disks: bytes) -> tuple[tuple[lvm.VolumeGroup, ...], tuple[Volume, ...], tuple[str, ...]]:
+    """What the physical volumes on several disks make together."""
+    found = [scan(memory(raw)).volumes[0] for raw in disks]
+    return _groups([replace(volume, name=f"p{number}") for number, volume in enumerate(found, 1)])
+
+
+def test_volumes_without_metadata_are_found_by_those_that_have_it() -> None:
+    text = metadata("vg", [PV(1), PV(2)], LINEAR)
+    one, two = disk(64 * MIB, text), disk(64 * MIB, text, identity=PV(2), bare=True)
+    made, logical, problems = group_of(one, two)
+    assert (made[0].missing, problems) == ((), ())
+    assert logical[0].device is not None
+    assert group_of(two)[2] == ("p1: LVM physical volume without metadata",)
+
+
 def test_older_metadata_on_another_volume_does_not_count() -> None:
     old = metadata("vg", [PV(1), PV(2)], LINEAR)
     new = metadata("vg", [PV(1), PV(2)], LINEAR + STRIPED, sequence=9)
-    whole = memory(disk(64 * MIB, old) + disk(64 * MIB, new, identity=PV(2)))
-    parts = [Slice(whole, 0, 64 * MIB), Slice(whole, 64 * MIB, 64 * MIB)]
-    found = scan(whole)
-    volumes = [replace(found.volumes[0], name=f"p{n}", device=part) for n, part in enumerate(parts)]
-    from diskfmt.guest.volumes import _groups
-
-    made, logical, problems = _groups(volumes)
+    made, logical, problems = group_of(disk(64 * MIB, old), disk(64 * MIB, new, identity=PV(2)))
     assert (len(made), made[0].sequence, made[0].missing, problems) == (1, 9, (), ())
     assert [v.name for v in logical] == ["vg/root", "vg/stripes"]
     assert all(v.device is not None for v in logical)

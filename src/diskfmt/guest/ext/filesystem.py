@@ -24,9 +24,9 @@ from diskfmt.guest.ext.journal import Journal
 from diskfmt.guest.ext.mapping import runs
 from diskfmt.guest.ext.superblock import NEEDS_RECOVERY, OFFSET, SIZE, require_readable
 
-_KEPT: Final = 256  # directories, and inodes times 16
+_KEPT: Final = 200_000  # names of the directories used last
 _MAX_LINK: Final = 4096
-_MAX_DIRECTORY: Final = 64 << 20  # bytes; 100,000 entries of the longest names take 26 MiB
+_MAX_DIRECTORY: Final = 32 << 20  # bytes; 100,000 entries of the longest names take 26 MiB
 
 
 class ExtFileSystem:
@@ -144,7 +144,7 @@ class ExtFileSystem:
                 if len(names) > MAX_ENTRIES:
                     raise BudgetError(f"directory {inode.number} has more than {MAX_ENTRIES} entries")
         self._directories[inode.number] = names
-        if len(self._directories) > _KEPT:
+        while sum(map(len, self._directories.values())) > _KEPT and len(self._directories) > 1:
             self._directories.popitem(last=False)
         return names
 
