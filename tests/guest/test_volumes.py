@@ -354,10 +354,11 @@ def test_corpus_guests(corpus: Corpus, case: str, tmp_path: Path, qemu_img: str)
         assert (root.content.kind, root.content.label) == ("xfs", "root")
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_damage_gives_a_tree(data: st.DataObject, disk: Path) -> None:
-    raw = bytearray(disk.read_bytes()[: 12 * MIB])
+    with disk.open("rb") as file:
+        raw = bytearray(file.read(10 * MIB))
     bases = [0, 512, 1024, MIB, MIB + 512, 9 * MIB + 1024, 9 * MIB + 1024 + 256]
     for _ in range(data.draw(st.integers(1, 10))):
         raw[data.draw(st.sampled_from(bases)) + data.draw(st.integers(0, 255))] = data.draw(st.integers(0, 255))
