@@ -45,6 +45,12 @@ test)
   have hivexsh || want="$want libhivex-bin"
   have ntfscat || want="$want ntfs-3g"
   have wimlib-imagex || want="$want wimtools"
+  have sgdisk || want="$want gdisk"
+  have vgcfgrestore || want="$want lvm2"
+  have mkfs.xfs || want="$want xfsprogs"
+  have mkfs.btrfs || want="$want btrfs-progs"
+  have cryptsetup || want="$want cryptsetup-bin"
+  have xorriso || want="$want xorriso"
   ;;
 fuzz) have clang || want="$want clang" ;;
 boot)
@@ -109,7 +115,8 @@ case $missing in
 *qemu-system-x86* | *debootstrap* | *extlinux*) echo "diskfmt: without them no disk is booted" >&2 ;;
 esac
 case $missing in
-*qemu-utils* | *e2fsprogs* | *dosfstools* | *fdisk* | *strace* | *mtools*)
+*qemu-utils* | *e2fsprogs* | *dosfstools* | *fdisk* | *strace* | *mtools* | \
+  *gdisk* | *lvm2* | *ntfs-3g* | *xfsprogs* | *btrfs-progs* | *cryptsetup* | *xorriso*)
   echo "diskfmt: comparisons with the missing tools are skipped" >&2
   ;;
 esac

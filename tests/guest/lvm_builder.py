@@ -43,10 +43,13 @@ def metadata(name: str, volumes: list[PV], logical: str, *, sequence: int = 3) -
     )
 
 
-def disk(size: int, text: str, *, identity: PV = PV(1), place: int = 512, second: bool = False) -> bytes:
+def disk(
+    size: int, text: str, *, identity: PV = PV(1), place: int = 512, second: bool = False, bare: bool = False
+) -> bytes:
     """A physical volume; `place`: where in its area the text begins."""
     raw = bytearray(size)
     areas = [(4096, MIB - 4096)] + ([(size - MIB, MIB)] if second else [])
+    areas = [] if bare else areas
     label = struct.pack("<8sQ", b"LABELONE", 1) + bytes(4) + struct.pack("<I8s", 32, b"LVM2 001")
     header = identity.raw + struct.pack("<Q", size) + struct.pack("<QQQQ", MIB, 0, 0, 0)
     header += b"".join(struct.pack("<QQ", *area) for area in areas) + bytes(16)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from diskfmt.guest import lvm
 from diskfmt.guest.base import DamagedError, GuestError, UnsupportedError
-from diskfmt.guest.device import DiskDevice, Slice
+from diskfmt.guest.device import DiskDevice
 from diskfmt.guest.lvmtext import parse
-from diskfmt.guest.volumes import scan
+from diskfmt.guest.volumes import Volume, _groups, scan
 from guest.kit import MIB, File, loop, memory, need, run, sparse
 from guest.lvm_builder import PV, crc, disk, metadata
 
@@ -110,7 +110,7 @@ def single(name: str, kind: str, more: str = "", *, visible: bool = True) -> str
 
 @pytest.mark.parametrize("kind", ["thin", "thin-pool", "raid1", "mirror", "snapshot", "cache", "vdo", "writecache"])
 def test_other_kinds_are_known_by_name_and_refused(kind: str) -> None:
-    raw = disk(64 * MIB, metadata("vg", [PV(1)], LINEAR.replace('"pv2"', '"pv1"') + single("other", kind)))
+    raw = disk(4 * MIB, metadata("vg", [PV(1)], LINEAR.replace('"pv2"', '"pv1"') + single("other", kind)))
     tree = scan(memory(raw))
     assert [volume.name for volume in tree.volumes] == ["disk", "vg/root", "vg/other"]
     assert tree.volumes[1].device is not None
@@ -124,12 +124,12 @@ def test_other_kinds_are_known_by_name_and_refused(kind: str) -> None:
 def test_hidden_volumes_and_those_made_of_others() -> None:
     text = single("pool_tmeta", "striped", 'stripe_count = 1\nstripes = ["pv1", 0]', visible=False)
     text += single("stacked", "striped", 'stripe_count = 1\nstripes = ["other", 0]')
-    tree = scan(memory(disk(64 * MIB, metadata("vg", [PV(1)], text))))
+    tree = scan(memory(disk(4 * MIB, metadata("vg", [PV(1)], text))))
     assert [(v.name, v.problem) for v in tree.volumes[1:]] == [("vg/stacked", "LVM stacked")]
 
 
 def test_missing_physical_volumes_are_told() -> None:
-    tree = scan(memory(disk(64 * MIB, metadata("vg", [PV(1), PV(2)], LINEAR + STRIPED))))
+    tree = scan(memory(disk(4 * MIB, metadata("vg", [PV(1), PV(2)], LINEAR + STRIPED))))
     assert tree.groups[0].missing == (PV(2).id,)
     assert all(v.device is None and PV(2).id in v.problem for v in tree.volumes[1:])
 
@@ -150,13 +150,13 @@ def test_names_of_devices() -> None:
 
 def test_metadata_that_wraps_around_its_area() -> None:
     text = metadata("vg", [PV(1)], single("lv", "striped", 'stripe_count = 1\nstripes = ["pv1", 0]'))
-    raw = disk(64 * MIB, text, place=MIB - 4096 - 700)
+    raw = disk(4 * MIB, text, place=MIB - 4096 - 700)
     assert [v.name for v in groups(raw).volumes] == ["lv"]
 
 
 def test_second_area_where_the_first_is_damaged() -> None:
     text = metadata("vg", [PV(1)], single("lv", "striped", 'stripe_count = 1\nstripes = ["pv1", 0]'))
-    raw = bytearray(disk(64 * MIB, text, second=True))
+    raw = bytearray(disk(4 * MIB, text, second=True))
     raw[4096 + 512] ^= 1
     assert [v.name for v in groups(bytes(raw)).volumes] == ["lv"]
 
@@ -164,7 +164,7 @@ def test_second_area_where_the_first_is_damaged() -> None:
 @pytest.mark.parametrize("place", [512 + 17, 512 + 24, 512 + 40, 4096 + 30, 4096 + 41, 4096 + 512 + 50])
 def test_damage_is_seen(place: int) -> None:
     text = metadata("vg", [PV(1)], LINEAR)
-    raw = bytearray(disk(64 * MIB, text))
+    raw = bytearray(disk(4 * MIB, text))
     raw[place] ^= 1
     tree = scan(memory(raw))
     assert tree.groups == ()
@@ -198,14 +198,14 @@ def test_damage_is_seen(place: int) -> None:
 def test_metadata_that_makes_no_sense(old: str, new: str) -> None:
     text = metadata("vg", [PV(1), PV(2)], LINEAR + STRIPED)
     assert old in text
-    tree = scan(memory(disk(64 * MIB, text.replace(old, new))))
+    tree = scan(memory(disk(4 * MIB, text.replace(old, new))))
     assert tree.groups == ()
     assert tree.problems
 
 
 def test_stripes_that_leave_the_disk_are_damage() -> None:
     text = metadata("vg", [PV(1)], LINEAR.replace('"pv2", 0', '"pv1", 99999999'))
-    tree = scan(memory(disk(64 * MIB, text)))
+    tree = scan(memory(disk(4 * MIB, text)))
     device = tree.volumes[1].device
     assert device is not None
     with pytest.raises(DamagedError):
@@ -286,16 +286,25 @@ def test_what_lvm_wrote(tmp_path: Path) -> None:
     assert sorted(ours) == sorted(re.sub(r" +", " ", line.strip()) for line in said.splitlines())
 
 
+def group_of(*disks: bytes) -> tuple[tuple[lvm.VolumeGroup, ...], tuple[Volume, ...], tuple[str, ...]]:
+    """What the physical volumes on several disks make together."""
+    found = [scan(memory(raw)).volumes[0] for raw in disks]
+    return _groups([replace(volume, name=f"p{number}") for number, volume in enumerate(found, 1)])
+
+
+def test_volumes_without_metadata_are_found_by_those_that_have_it() -> None:
+    text = metadata("vg", [PV(1), PV(2)], LINEAR)
+    one, two = disk(4 * MIB, text), disk(4 * MIB, text, identity=PV(2), bare=True)
+    made, logical, problems = group_of(one, two)
+    assert (made[0].missing, problems) == ((), ())
+    assert logical[0].device is not None
+    assert group_of(two)[2] == ("p1: LVM physical volume without metadata",)
+
+
 def test_older_metadata_on_another_volume_does_not_count() -> None:
     old = metadata("vg", [PV(1), PV(2)], LINEAR)
     new = metadata("vg", [PV(1), PV(2)], LINEAR + STRIPED, sequence=9)
-    whole = memory(disk(64 * MIB, old) + disk(64 * MIB, new, identity=PV(2)))
-    parts = [Slice(whole, 0, 64 * MIB), Slice(whole, 64 * MIB, 64 * MIB)]
-    found = scan(whole)
-    volumes = [replace(found.volumes[0], name=f"p{n}", device=part) for n, part in enumerate(parts)]
-    from diskfmt.guest.volumes import _groups
-
-    made, logical, problems = _groups(volumes)
+    made, logical, problems = group_of(disk(4 * MIB, old), disk(4 * MIB, new, identity=PV(2)))
     assert (len(made), made[0].sequence, made[0].missing, problems) == (1, 9, (), ())
     assert [v.name for v in logical] == ["vg/root", "vg/stripes"]
     assert all(v.device is not None for v in logical)

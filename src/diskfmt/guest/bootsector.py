@@ -1,12 +1,19 @@
 """Boot sectors of file systems that begin with one: FAT, exFAT, NTFS, BitLocker. They end like an MBR.
 
+Also where FAT and NTFS keep the name of the volume, which is not in the boot sector.
+
 Source: Microsoft, FAT: General Overview of On-Disk Format 1.03; NTFS and exFAT boot sectors as published there; what
 counts as FAT as libblkid decides it (superblocks/vfat.c), so that disks are told apart as the guest does.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final
+
+from diskfmt.guest.base import Device
+from diskfmt.guest.device import peek
+from diskfmt.units import KIB
 
 _BPB: Final = Struct("<HBHBHHBHHHIIIHHI")  # at 11: sector size … root cluster
 _FAT12_MAX: Final = 0xFF4
@@ -78,3 +85,73 @@ def parse_fat(sector: bytes) -> Fat | None:
         serial=serial,
         size=total * unit,
     )
+
+
+def fat_label(device: Device, fat: Fat) -> str:
+    """The label in the root directory, which is the one that counts; empty where there is none."""
+    for at, length in _fat_root(device, fat):
+        block = peek(device, at, length)
+        for place in range(0, len(block) - 31, 32):
+            name, attributes = block[place : place + 11], block[place + 11]
+            if name[0] == 0:
+                return ""
+            if name[0] == 0xE5 or attributes & 0x3F == 0x0F or attributes & 0x18 != 0x08:
+                continue
+            if _u16(block, place + 20) or _u16(block, place + 26):
+                continue  # a label has no clusters
+            raw = b"\xe5" + name[1:] if name[0] == 0x05 else name
+            return raw.decode("cp850", "replace").rstrip(" ")
+    return ""
+
+
+def _fat_root(device: Device, fat: Fat) -> Iterator[tuple[int, int]]:
+    """Places and lengths of the root directory, at most 100 clusters."""
+    if not fat.root_cluster:
+        yield fat.root_start, fat.root_size
+        return
+    cluster = fat.root_cluster
+    for _ in range(100):
+        if not 2 <= cluster < 0x0FFFFFF0 or cluster * 4 + 4 > fat.fat_size:
+            return
+        yield fat.data_start + (cluster - 2) * fat.cluster_size, fat.cluster_size
+        cluster = _u32(peek(device, fat.fat_start + cluster * 4, 4), 0) & 0x0FFFFFFF
+
+
+def ntfs_label(device: Device, sector: bytes, cluster: int) -> str:
+    """The volume's name: attribute 0x60 of the third record of the MFT."""
+    size = int.from_bytes(sector[64:65], "little", signed=True)
+    length = size * cluster if size > 0 else 1 << min(-size, 31)
+    if not 256 <= length <= 64 * KIB:
+        return ""
+    record = peek(device, int.from_bytes(sector[48:56], "little") * cluster + 3 * length, length)
+    if record[:4] != b"FILE":
+        return ""
+    at = _u16(record, 20)
+    for _ in range(64):
+        if at + 24 > len(record):
+            return ""
+        kind, step = _u32(record, at), _u32(record, at + 4)
+        if kind == 0x60:
+            start = at + _u16(record, at + 20)
+            return _mended(record, start, start + _u32(record, at + 16)).decode("utf-16-le", "replace")
+        if kind == 0xFFFFFFFF or step < 24:
+            return ""
+        at += step
+    return ""
+
+
+def _mended(record: bytes, start: int, stop: int) -> bytes:
+    """Bytes of a record with the last two of each sector, which NTFS keeps in the update sequence array, put back."""
+    whole = bytearray(record)
+    array, count = _u16(record, 4), _u16(record, 6)
+    for sector in range(1, min(count, len(record) // 512 + 1)):
+        whole[sector * 512 - 2 : sector * 512] = record[array + 2 * sector : array + 2 * sector + 2]
+    return bytes(whole[start:stop])
+
+
+def _u16(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 2], "little")
+
+
+def _u32(raw: bytes, at: int) -> int:
+    return int.from_bytes(raw[at : at + 4], "little")

@@ -139,3 +139,10 @@ def require_inside(device: Device, offset: int, length: int) -> None:
     """Raises DamagedError where the range is not inside the device: something pointed there."""
     if offset < 0 or length < 0 or offset + length > device.size:
         raise DamagedError(f"{length} bytes at {offset} are not inside {device.size} bytes", offset=offset)
+
+
+def peek(device: Device, offset: int, length: int) -> bytes:
+    """The bytes, or nothing where the device is shorter. Raises GuestError where it cannot be read."""
+    if offset < 0 or offset + length > device.size:
+        return b""
+    return device.read_at(offset, length)

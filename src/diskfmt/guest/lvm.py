@@ -134,7 +134,7 @@ def read_group(device: Device, physical: Physical) -> VolumeGroup | None:
 
     Raises:
         DamagedError: all areas have wrong checksums or make no sense.
-        UnsupportedError: the metadata has no copy on this volume.
+        UnsupportedError: this volume has no copy of the metadata, or a format that is not LVM2's.
 
     """
     problem: GuestError | None = None

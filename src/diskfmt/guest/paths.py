@@ -178,6 +178,8 @@ class Root:
         if entry is None or entry.kind is not FileKind.DIRECTORY:
             return part
         if directory not in self._folds:
+            if sum(map(len, self._folds.values())) > _KEPT:
+                self._folds.clear()
             system, inner = self._place(directory)
             self._folds[directory] = {_upper(name): name for name in system.names(inner)}
         return self._folds[directory].get(_upper(part), part)

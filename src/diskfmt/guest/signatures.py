@@ -5,12 +5,13 @@ with its superblock at the end looks like the file system inside it; then what i
 """
 
 import uuid as _uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from diskfmt.guest.base import Device, GuestError
-from diskfmt.guest.bootsector import Fat, parse_fat
+from diskfmt.guest.bootsector import fat_label, ntfs_label, parse_fat
+from diskfmt.guest.device import peek
 from diskfmt.guest.ext.superblock import Superblock
 from diskfmt.units import KIB, MIB
 
@@ -69,13 +70,6 @@ def probe(device: Device) -> Content:
     return replace(found[0], others=tuple(content.kind for content in found[1:]))
 
 
-def _peek(device: Device, offset: int, length: int) -> bytes:
-    """The bytes, or nothing where the device is shorter. Raises GuestError where it cannot be read."""
-    if offset < 0 or offset + length > device.size:
-        return b""
-    return device.read_at(offset, length)
-
-
 def _is_empty(device: Device) -> bool:
     """Whether beginning and end, where superblocks are, are zero."""
     head = min(device.size, 128 * KIB)
@@ -116,7 +110,7 @@ def _md(device: Device) -> Content | None:
     """Linux software RAID (drivers/md/md_p.h): version 1.1, 1.2, 1.0, 0.90 by place."""
     places = {"1.1": 0, "1.2": 4096, "1.0": ((device.size >> 9) - 16 & ~7) << 9}
     for version, at in places.items():
-        raw = _peek(device, at, 256)
+        raw = peek(device, at, 256)
         if raw[:4] == _MD and _u32(raw, 4) == 1 and _u64(raw, 144) << 9 == at:
             raid = Raid(
                 level=int.from_bytes(raw[72:76], "little", signed=True),
@@ -132,7 +126,7 @@ def _md(device: Device) -> Content | None:
                 raid=raid,
             )
     at = (device.size & ~(64 * KIB - 1)) - 64 * KIB
-    raw = _peek(device, at, 256)
+    raw = peek(device, at, 256)
     if raw[:4] == _MD and _u32(raw, 4) == 0 and _u32(raw, 8) >= 90:
         identity = raw[20:24] + raw[52:64]
         level = int.from_bytes(raw[28:32], "little", signed=True)
@@ -143,7 +137,7 @@ def _md(device: Device) -> Content | None:
 
 def _lvm(device: Device) -> Content | None:
     """LVM2's label, in one of the first four sectors (lib/label/label.h)."""
-    head = _peek(device, 0, 2048)
+    head = peek(device, 0, 2048)
     for at in range(0, len(head), 512):
         sector = head[at : at + 512]
         if sector.startswith(b"LABELONE") and sector[24:32] == b"LVM2 001" and _u32(sector, 20) <= 480:
@@ -167,7 +161,7 @@ def _luks(device: Device) -> Content | None:
     """LUKS1 and LUKS2 (LUKS2 On-Disk Format Specification 1.0, section 2; LUKS1 1.2.3, figure 1)."""
     # Where the first header is gone, the second of LUKS2, behind it, still opens the volume.
     for place, magic in ((0, b"LUKS\xba\xbe"), (16 * KIB, b"SKUL\xba\xbe"), (32 * KIB, b"SKUL\xba\xbe")):
-        raw = _peek(device, place, 512)
+        raw = peek(device, place, 512)
         version = int.from_bytes(raw[6:8], "big")
         if raw[:6] == magic and version in ({1, 2} if place == 0 else {2}):
             label = _text(raw[24:72]) if version == 2 else ""
@@ -177,7 +171,7 @@ def _luks(device: Device) -> Content | None:
 
 def _bitlocker(device: Device) -> Content | None:
     """BitLocker's boot sector; Windows 7 and later, or Vista's with NTFS's own numbers."""
-    raw = _peek(device, 0, 512)
+    raw = peek(device, 0, 512)
     return Content(kind="BitLocker") if raw[3:11] == b"-FVE-FS-" else None
 
 
@@ -185,7 +179,7 @@ def _bitlocker(device: Device) -> Content | None:
 
 
 def _ext(device: Device) -> Content | None:
-    raw = _peek(device, 1024, 1024)
+    raw = peek(device, 1024, 1024)
     if len(raw) < 1024 or raw[0x38:0x3A] != b"\x53\xef":
         return None
     superblock = Superblock.parse(raw)
@@ -200,7 +194,7 @@ def _ext(device: Device) -> Content | None:
 
 def _xfs(device: Device) -> Content | None:
     """XFS Algorithms & Data Structures, 3rd edition, "Superblocks"."""
-    raw = _peek(device, 0, 512)
+    raw = peek(device, 0, 512)
     if raw[:4] != b"XFSB":
         return None
     size = int.from_bytes(raw[4:8], "big") * int.from_bytes(raw[8:16], "big")
@@ -209,55 +203,25 @@ def _xfs(device: Device) -> Content | None:
 
 def _btrfs(device: Device) -> Content | None:
     """Btrfs on-disk format, "Superblock"."""
-    raw = _peek(device, 64 * KIB, 4096)
+    raw = peek(device, 64 * KIB, 4096)
     if raw[0x40:0x48] != b"_BHRfS_M":
         return None
     return Content(kind="btrfs", uuid=_uuid_text(raw[0x20:0x30]), label=_text(raw[0x12B:0x22B]), size=_u64(raw, 0x70))
 
 
 def _vfat(device: Device) -> Content | None:
-    sector = _peek(device, 0, 512)
+    sector = peek(device, 0, 512)
     fat = parse_fat(sector) if sector else None
     if fat is None:
         return None
     serial = fat.serial[::-1].hex().upper()
     uuid = f"{serial[:4]}-{serial[4:]}" if any(fat.serial) else ""
-    return Content(kind="vfat", uuid=uuid, label=_fat_label(device, fat), size=fat.size, version=fat.version)
-
-
-def _fat_label(device: Device, fat: Fat) -> str:
-    """The label in the root directory, which is the one that counts; empty where there is none."""
-    for at, length in _fat_root(device, fat):
-        block = _peek(device, at, length)
-        for place in range(0, len(block) - 31, 32):
-            name, attributes = block[place : place + 11], block[place + 11]
-            if name[0] == 0:
-                return ""
-            if name[0] == 0xE5 or attributes & 0x3F == 0x0F or attributes & 0x18 != 0x08:
-                continue
-            if _u16(block, place + 20) or _u16(block, place + 26):
-                continue  # a label has no clusters
-            raw = b"\xe5" + name[1:] if name[0] == 0x05 else name
-            return raw.decode("cp850", "replace").rstrip(" ")
-    return ""
-
-
-def _fat_root(device: Device, fat: Fat) -> Iterator[tuple[int, int]]:
-    """Places and lengths of the root directory, at most 100 clusters."""
-    if not fat.root_cluster:
-        yield fat.root_start, fat.root_size
-        return
-    cluster = fat.root_cluster
-    for _ in range(100):
-        if not 2 <= cluster < 0x0FFFFFF0 or cluster * 4 + 4 > fat.fat_size:
-            return
-        yield fat.data_start + (cluster - 2) * fat.cluster_size, fat.cluster_size
-        cluster = _u32(_peek(device, fat.fat_start + cluster * 4, 4), 0) & 0x0FFFFFFF
+    return Content(kind="vfat", uuid=uuid, label=fat_label(device, fat), size=fat.size, version=fat.version)
 
 
 def _exfat(device: Device) -> Content | None:
     """Microsoft, exFAT file system specification, section 3.1."""
-    raw = _peek(device, 0, 512)
+    raw = peek(device, 0, 512)
     if raw[3:11] != b"EXFAT   ":
         return None
     serial = raw[100:104][::-1].hex().upper()
@@ -265,46 +229,14 @@ def _exfat(device: Device) -> Content | None:
 
 
 def _ntfs(device: Device) -> Content | None:
-    raw = _peek(device, 0, 512)
+    raw = peek(device, 0, 512)
     unit, factor = _u16(raw, 11), raw[13] if raw else 0
     if raw[3:11] != b"NTFS    " or unit not in {256, 512, 1024, 2048, 4096}:
         return None
     # Above 128 it is the negative power of two (Windows 10 1709 and later, for clusters of 64 KiB up).
     per_cluster = factor if factor <= 128 else 1 << min(256 - factor, 31)
-    label = _ntfs_label(device, raw, unit * per_cluster)
+    label = ntfs_label(device, raw, unit * per_cluster)
     return Content(kind="ntfs", uuid=f"{_u64(raw, 72):016X}", label=label, size=_u64(raw, 40) * unit)
-
-
-def _ntfs_label(device: Device, sector: bytes, cluster: int) -> str:
-    """The volume's name: attribute 0x60 of the third record of the MFT."""
-    size = int.from_bytes(sector[64:65], "little", signed=True)
-    length = size * cluster if size > 0 else 1 << min(-size, 31)
-    if not 256 <= length <= 64 * KIB:
-        return ""
-    record = _peek(device, _u64(sector, 48) * cluster + 3 * length, length)
-    if record[:4] != b"FILE":
-        return ""
-    at = _u16(record, 20)
-    for _ in range(64):
-        if at + 24 > len(record):
-            return ""
-        kind, step = _u32(record, at), _u32(record, at + 4)
-        if kind == 0x60:
-            start = at + _u16(record, at + 20)
-            return _mended(record, start, start + _u32(record, at + 16)).decode("utf-16-le", "replace")
-        if kind == 0xFFFFFFFF or step < 24:
-            return ""
-        at += step
-    return ""
-
-
-def _mended(record: bytes, start: int, stop: int) -> bytes:
-    """Bytes of a record with the last two of each sector, which NTFS keeps in the update sequence array, put back."""
-    whole = bytearray(record)
-    array, count = _u16(record, 4), _u16(record, 6)
-    for sector in range(1, min(count, len(record) // 512 + 1)):
-        whole[sector * 512 - 2 : sector * 512] = record[array + 2 * sector : array + 2 * sector + 2]
-    return bytes(whole[start:stop])
 
 
 _SUSPENDED: Final = frozenset({b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHIB000"})
@@ -313,8 +245,8 @@ _SUSPENDED: Final = frozenset({b"S1SUSPEND", b"S2SUSPEND", b"ULSUSPEND", b"LINHI
 def _swap(device: Device) -> Content | None:
     """Swap space (include/linux/swap.h, union swap_header) or a hibernated system's memory in it."""
     for page in (4096, 8192, 16384, 32768, 65536):
-        magic = _peek(device, page - 10, 10)
-        raw = _peek(device, 1024, 1024)
+        magic = peek(device, page - 10, 10)
+        raw = peek(device, 1024, 1024)
         uuid, label = _uuid_text(raw[12:28]) if raw else "", _text(raw[28:44])
         if magic == b"SWAPSPACE2":
             order = "little" if _u32(raw, 0) == 1 else "big"
@@ -329,12 +261,12 @@ def _swap(device: Device) -> Content | None:
 
 def _iso(device: Device) -> Content | None:
     """ECMA-119, sections 8.4 and 8.5; the label of a Joliet tree comes first."""
-    primary = _peek(device, 32 * KIB, 2048)
+    primary = peek(device, 32 * KIB, 2048)
     if primary[1:6] != b"CD001" or primary[0] != 1:
         return None
     label = primary[40:72].decode("utf-8", "replace").rstrip(" \0")
     for number in range(1, 16):
-        raw = _peek(device, 32 * KIB + number * 2048, 2048)
+        raw = peek(device, 32 * KIB + number * 2048, 2048)
         if raw[1:6] != b"CD001" or raw[0] == 255:
             break
         if raw[0] == 2 and raw[88:91] in {b"%/@", b"%/C", b"%/E"}:
@@ -368,11 +300,11 @@ _BCACHE: Final = b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\
 def _others(device: Device) -> Content | None:
     """Formats of which only the name is told."""
     for kind, at, magic in _MAGICS:
-        if _peek(device, at, len(magic)) == magic:
+        if peek(device, at, len(magic)) == magic:
             return Content(kind=kind)
-    if _peek(device, 4096 + 24, 16) == _BCACHE:
+    if peek(device, 4096 + 24, 16) == _BCACHE:
         # Early bcachefs has the same magic; bcache says before it that its superblock is in sector 8.
-        return Content(kind="bcache" if _u64(_peek(device, 4096 + 8, 8), 0) == 8 else "bcachefs")
+        return Content(kind="bcache" if _u64(peek(device, 4096 + 8, 8), 0) == 8 else "bcachefs")
     return None
 
 

@@ -206,7 +206,8 @@ def _groups(volumes: Sequence[Volume]) -> tuple[tuple[lvm.VolumeGroup, ...], tup
     """Volume groups, their visible logical volumes, and what could not be read of them."""
     devices: dict[str, Device] = {}
     groups: dict[str, lvm.VolumeGroup] = {}
-    problems = []
+    problems: list[str] = []
+    silent: dict[str, str] = {}  # physical volumes without metadata: their group may tell of them
     for volume in volumes:
         if volume.content.kind != "LVM2_member" or volume.device is None:
             continue
@@ -215,6 +216,9 @@ def _groups(volumes: Sequence[Volume]) -> tuple[tuple[lvm.VolumeGroup, ...], tup
             if physical is None:
                 continue
             devices[physical.id] = volume.device
+            if not physical.areas:
+                silent[physical.id] = f"{volume.name}: LVM physical volume without metadata"
+                continue
             group = lvm.read_group(volume.device, physical)
         except GuestError as error:
             problems.append(f"{volume.name}: {error.message}")
@@ -229,6 +233,8 @@ def _groups(volumes: Sequence[Volume]) -> tuple[tuple[lvm.VolumeGroup, ...], tup
     logical = tuple(
         _logical(group, volume, devices) for group in complete for volume in group.volumes if volume.visible
     )
+    members = {member.id for group in complete for member in group.members}
+    problems += [message for identity, message in silent.items() if identity not in members]
     return tuple(complete), logical, tuple(problems)
 
 

@@ -20,16 +20,20 @@ from diskfmt.guest.base import (
 )
 from diskfmt.guest.ext import directory, inline
 from diskfmt.guest.ext.inodes import CASEFOLD, ENCRYPTED, INLINE, ROOT, Blocks, Inode, Inodes, is_fast_link
+from diskfmt.guest.ext.journal import Journal
 from diskfmt.guest.ext.mapping import runs
-from diskfmt.guest.ext.superblock import OFFSET, SIZE, require_readable
+from diskfmt.guest.ext.superblock import NEEDS_RECOVERY, OFFSET, SIZE, require_readable
 
-_KEPT: Final = 256  # directories, and inodes times 16
+_KEPT: Final = 200_000  # names of the directories used last
 _MAX_LINK: Final = 4096
-_MAX_DIRECTORY: Final = 64 << 20  # bytes; 100,000 entries of the longest names take 26 MiB
+_MAX_DIRECTORY: Final = 32 << 20  # bytes; 100,000 entries of the longest names take 26 MiB
 
 
 class ExtFileSystem:
     """Files by path; satisfies `base.FileSystem`.
+
+    Where the journal was not replayed, files are what they will be when the guest has replayed it; `replayed` is how
+    many blocks that concerns. The superblock stays as it is on the disk.
 
     Raises:
         UnsupportedError: an incompatible feature that is not known, by its name.
@@ -41,7 +45,26 @@ class ExtFileSystem:
         self.superblock = require_readable(device.read_at(OFFSET, SIZE))
         self._blocks = Blocks(device, self.superblock)
         self._inodes = Inodes(self._blocks, self.superblock)
+        self.replayed = 0
+        if self.superblock.incompat & NEEDS_RECOVERY:
+            self._replay(device)
         self._directories: OrderedDict[int, dict[bytes, int]] = OrderedDict()
+
+    def _replay(self, device: Device) -> None:
+        """Read through the journal from here on."""
+        superblock = self.superblock
+        if not superblock.journal:
+            raise UnsupportedError("needs_recovery with an external journal")
+        journal = Journal(self._blocks, self._inodes.get(superblock.journal), checked=superblock.checked)
+        self.replayed = len(journal.copies)
+
+        def newer(number: int) -> bytes | None:
+            copy = journal.copies.get(number)
+            return None if copy is None else journal.read(copy)
+
+        if journal.copies:
+            self._blocks = Blocks(device, superblock, newer)
+            self._inodes = Inodes(self._blocks, superblock)
 
     @property
     def info(self) -> FsInfo:
@@ -121,7 +144,7 @@ class ExtFileSystem:
                 if len(names) > MAX_ENTRIES:
                     raise BudgetError(f"directory {inode.number} has more than {MAX_ENTRIES} entries")
         self._directories[inode.number] = names
-        if len(self._directories) > _KEPT:
+        while sum(map(len, self._directories.values())) > _KEPT and len(self._directories) > 1:
             self._directories.popitem(last=False)
         return names
 

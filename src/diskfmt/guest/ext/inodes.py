@@ -1,7 +1,7 @@
 """Blocks, group descriptors and inodes. Source: ext4 doc, "Block Group Descriptors", "Inode Table"."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -20,23 +20,27 @@ CASEFOLD: Final = 0x40000000
 
 
 class Blocks:
-    """The blocks of a file system. `journal`: contents that its journal has for some of them, and which count."""
+    """The blocks of a file system. `newer`: gives the contents that count where the journal has them, else None."""
 
-    def __init__(self, device: Device, superblock: Superblock, journal: Mapping[int, bytes] | None = None) -> None:
+    def __init__(
+        self, device: Device, superblock: Superblock, newer: Callable[[int], bytes | None] | None = None
+    ) -> None:
         self._device = device
+        self._newer = newer
         self.size = superblock.block_size
         self.count = superblock.blocks
-        self.journal = journal or {}
 
     def read(self, number: int, count: int = 1) -> bytes:
         """`count` blocks. Raises DamagedError where they are not in the file system."""
         if number <= 0 or count < 0 or number + count > self.count:
             raise DamagedError(f"block {number} is not in the file system", offset=number * self.size)
-        if not self.journal:
-            return self._device.read_at(number * self.size, count * self.size)
+        data = self._device.read_at(number * self.size, count * self.size)
+        if self._newer is None:
+            return data
+        parts = (self._newer(number + index) for index in range(count))
         return b"".join(
-            self.journal.get(block) or self._device.read_at(block * self.size, self.size)
-            for block in range(number, number + count)
+            data[index * self.size : (index + 1) * self.size] if part is None else part
+            for index, part in enumerate(parts)
         )
 
 

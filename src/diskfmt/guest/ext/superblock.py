@@ -235,6 +235,8 @@ def _require_sense(sb: Superblock) -> None:
         bool(sb.incompat & BITS64) and sb.desc_size < 64,
     )
     if any(wrong):
-        raise DamagedError(f"the superblock makes no sense (check {wrong.index(True) + 1})", offset=OFFSET)
+        raise DamagedError(
+            f"the superblock makes no sense (check {[*map(bool, wrong)].index(True) + 1})", offset=OFFSET
+        )
     if sb.inodes > sb.groups * sb.inodes_per_group:
         raise DamagedError("more inodes than the groups have", offset=OFFSET)
