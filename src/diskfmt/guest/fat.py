@@ -2,7 +2,7 @@
 
 Source: Microsoft, "FAT: General Overview of On-Disk Format", 1.03; which kind it is, as Linux decides it. Names match
 without regard to case, as the systems that use them do. Times are those of the machine that wrote them; no zone is
-stored, so they are taken as UTC.
+stored, so they are taken as UTC. Short names are taken as code page 437, which is not stored either.
 """
 
 import calendar
@@ -204,7 +204,7 @@ class Fat:
         for raw in self._records(None):
             name, attributes = raw[:11], raw[11]
             if attributes & _VOLUME and attributes != _LONG_NAME:
-                return name.decode("cp437").rstrip(" ")
+                return _decoded(name)
         return ""
 
     def _free(self) -> int | None:
@@ -361,10 +361,14 @@ class _LongName:
         return b"".join(parts).decode("utf-16-le", "surrogatepass").split("\0")[0]
 
 
-def _short_name(name: bytes, case: int) -> str:
-    if name[:1] == b"\x05":
+def _decoded(name: bytes) -> str:
+    if name[:1] == b"\x05":  # 0xe5 itself marks an entry as deleted
         name = b"\xe5" + name[1:]
-    base, extension = name[:8].decode("cp437").rstrip(" "), name[8:].decode("cp437").rstrip(" ")
+    return name.decode("cp437").rstrip(" ")
+
+
+def _short_name(name: bytes, case: int) -> str:
+    base, extension = _decoded(name[:8]), _decoded(name[8:])
     base = base.lower() if case & 0x08 else base
     extension = extension.lower() if case & 0x10 else extension
     return f"{base}.{extension}" if extension else base
