@@ -53,7 +53,8 @@ def test_each_layout(tree: Path, tmp_path: Path, layout: str) -> None:
         assert not differences(fs, tree, meta=False, step=1)
         info = fs.info
         assert info.features == (layout[:5],)
-        assert (info.kind, info.clean, info.errors, info.size) == ("vfat", True, False, LAYOUTS[layout][1] << 20)
+        assert (info.kind, info.clean, info.errors) == ("vfat", True, False)
+        assert 0 <= (LAYOUTS[layout][1] << 20) - info.size < 32 << 10  # mkfs.fat fills whole tracks
         told = blkid(path)
         assert (info.uuid, info.label) == (told["UUID"], told["LABEL"])
 
