@@ -60,7 +60,9 @@ def test_each_checksum(tree: Path, tmp_path: Path, checksum: str) -> None:
         assert not differences(open_btrfs(device), tree)
 
 
-@pytest.mark.parametrize("options", [["-n", "4096"], ["-n", "65536"], ["-M"], ["-O", "^no-holes"], ["-m", "dup", "-d", "dup"]])
+@pytest.mark.parametrize(
+    "options", [["-n", "4096"], ["-n", "65536"], ["-M"], ["-O", "^no-holes"], ["-m", "dup", "-d", "dup"]]
+)
 def test_each_layout(tree: Path, tmp_path: Path, options: list[str]) -> None:
     path = make(tmp_path / "image", *options, "-r", tree)
     with raw_device(path) as device:
@@ -288,7 +290,7 @@ class TestDamage:
                 if length == 16384 and (data := device.read_at(read, length))[100] == 1 and data[88] == 5
             )
         path = patched(image, tmp_path / "image", offset + 101 + 17, raw[48:56], (offset, 16384))
-        with raw_device(path) as device, pytest.raises(DamagedError, match="wrong checksum|makes no sense|keys"):
+        with raw_device(path) as device, pytest.raises(DamagedError, match=r"wrong checksum|makes no sense|keys"):
             list(open_btrfs(device).names("/many"))
 
 

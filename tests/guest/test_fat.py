@@ -41,7 +41,15 @@ def make(path: Path, tree: Path, layout: str) -> Path:
         file.truncate(size << 20)
     run(tool("mkfs.fat"), "-F", bits, *options, "-n", "ESP", "-i", "5EED0001", path)
     for entry in sorted(tree.iterdir()):
-        run(tool("mcopy"), "-s", "-i", path, entry, "::", env={**os.environ, "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"})
+        run(
+            tool("mcopy"),
+            "-s",
+            "-i",
+            path,
+            entry,
+            "::",
+            env={**os.environ, "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"},
+        )
     return path
 
 
@@ -119,7 +127,14 @@ def test_what_is_no_fat(image: Path) -> None:
         device.changed = {3: b"EXFAT   "}
         with pytest.raises(UnsupportedError, match="exFAT"):
             open_fat(device)
-        for place, data in ((11, b"\x00\x03"), (13, b"\x03"), (14, b"\x00\x00"), (16, b"\x00"), (21, b"\x01"), (22, b"\x01\x00")):
+        for place, data in (
+            (11, b"\x00\x03"),
+            (13, b"\x03"),
+            (14, b"\x00\x00"),
+            (16, b"\x00"),
+            (21, b"\x01"),
+            (22, b"\x01\x00"),
+        ):
             device.changed = {place: data}
             with pytest.raises(DamagedError):
                 open_fat(device)

@@ -1,5 +1,6 @@
 """The LZO decoder on what liblzo2 makes, where it is there, and on nonsense."""
 
+import contextlib
 import ctypes
 import ctypes.util
 import random
@@ -27,7 +28,14 @@ def samples() -> list[bytes]:
     noise = random.Random(3)
     words = [noise.randbytes(noise.randrange(1, 12)) for _ in range(40)]
     mixed = [b"".join(noise.choice(words) for _ in range(count)) for count in (1, 5, 60, 500, 9000)]
-    return [b"a", bytes(5), bytes(100_000), noise.randbytes(9000), *mixed, b"ab" * 3000 + noise.randbytes(400) + bytes(70_000)]
+    return [
+        b"a",
+        bytes(5),
+        bytes(100_000),
+        noise.randbytes(9000),
+        *mixed,
+        b"ab" * 3000 + noise.randbytes(400) + bytes(70_000),
+    ]
 
 
 @pytest.mark.parametrize("data", samples(), ids=len)
@@ -44,7 +52,5 @@ def test_what_liblzo2_compresses(data: bytes) -> None:
 
 @given(st.binary(max_size=300), st.integers(0, 5000))
 def test_nonsense_stays_inside_its_limit(data: bytes, limit: int) -> None:
-    try:
+    with contextlib.suppress(DamagedError):
         assert len(lzo1x(data, limit)) <= limit
-    except DamagedError:
-        pass

@@ -66,7 +66,10 @@ def test_each_cluster_size(tree: Path, tmp_path: Path, options: list[str]) -> No
 
 @pytest.mark.parametrize("size", [8192, 65536])
 def test_larger_clusters_are_refused(tmp_path: Path, size: int) -> None:
-    with raw_device(make(tmp_path / "image", "-c", size)) as device, pytest.raises(UnsupportedError, match=f"{size} bytes"):
+    with (
+        raw_device(make(tmp_path / "image", "-c", size)) as device,
+        pytest.raises(UnsupportedError, match=f"{size} bytes"),
+    ):
         open_ntfs(device)
 
 
@@ -91,7 +94,7 @@ def test_the_dirty_mark(image: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def rich(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def rich(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """By ntfs-3g: LZNT1 compression, sparse files, streams, links of Windows, foreign reparse points, WOF files."""
     base = tmp_path_factory.mktemp("ntfs")
     path, reference, where = make(base / "image"), base / "reference", base / "mount"
@@ -123,7 +126,7 @@ def rich(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
             raw = struct.pack("<IHHIIII", 0x80000017, 16, 0, 1, 2, 1, way)
             os.setxattr(where / name, "system.ntfs_reparse_data", raw, follow_symlinks=False)
         (where / "secret").touch()
-    yield path, reference
+    return path, reference
 
 
 def reparse_points() -> list[tuple[str, int, bytes]]:
@@ -167,7 +170,10 @@ def test_compressed_sparse_fragmented(rich: tuple[Path, Path]) -> None:
         for directory in ("/compressed", "/etc", "/many"):
             assert not differences(_Below(fs, directory), reference / directory[1:], meta=False)
         assert fs.read("/pieces", 0, 1 << 20) == (reference / "pieces").read_bytes()
-        assert fs.read("/compressed/holes", 149_000, 1_900_000) == (reference / "compressed/holes").read_bytes()[149_000:2_049_000]
+        assert (
+            fs.read("/compressed/holes", 149_000, 1_900_000)
+            == (reference / "compressed/holes").read_bytes()[149_000:2_049_000]
+        )
 
 
 @pytest.mark.root
@@ -291,7 +297,9 @@ def test_nonsense_is_an_error_of_the_guest(image: Path) -> None:
             device.changed = {}
             for _ in range(noise.randrange(1, 6)):
                 place, length = noise.choice(reads)
-                device.changed[place + noise.randrange(length)] = bytes([noise.choice((0, 1, 255, noise.randrange(256)))])
+                device.changed[place + noise.randrange(length)] = bytes(
+                    [noise.choice((0, 1, 255, noise.randrange(256)))]
+                )
             outcomes.append(survives(lambda: look(device), GuestError))
     assert any(outcomes)
     assert not all(outcomes)
@@ -310,13 +318,17 @@ def look(device: RawDevice) -> None:
 def test_a_record_of_the_file_table() -> None:
     def record(*attributes: bytes) -> bytes:
         body = b"".join(attributes) + b"\xff\xff\xff\xff"
-        head = struct.pack("<4sHH12xHHI", b"FILE", 48, 3, 56, 1, 56 + len(body)).ljust(48, b"\0") + b"\7\7ab" + b"cd\0\0"
+        head = (
+            struct.pack("<4sHH12xHHI", b"FILE", 48, 3, 56, 1, 56 + len(body)).ljust(48, b"\0") + b"\7\7ab" + b"cd\0\0"
+        )
         raw = bytearray((head + body).ljust(1024, b"\0"))
         raw[510:512] = raw[1022:1024] = b"\7\7"
         return bytes(raw)
 
     def attribute(kind: int, data: bytes) -> bytes:
-        return struct.pack("<IIBB6xIH2x", kind, 24 + -(-len(data) // 8) * 8, 0, 0, len(data), 24) + data.ljust(-(-len(data) // 8) * 8)
+        return struct.pack("<IIBB6xIH2x", kind, 24 + -(-len(data) // 8) * 8, 0, 0, len(data), 24) + data.ljust(
+            -(-len(data) // 8) * 8
+        )
 
     good = record(attribute(0x10, bytes(48)), attribute(0xC0, b"reparse"))
     assert resident_attribute(good, 0xC0) == b"reparse"

@@ -39,7 +39,7 @@ def walk(key: Key, path: str = "") -> dict[str, dict[str, tuple[int, bytes]]]:
         assert value is not None
         values[name.lower()] = (value.kind, value.data)
     found = {path: values}
-    for child in key.keys():
+    for child in list(key.keys()):
         found.update(walk(child, f"{path}\\{child.name}" if path else child.name))
     return found
 

@@ -154,7 +154,9 @@ def test_errors_of_the_guest_come_back_as_they_are(kind: type[GuestError], offse
         ("sleep", None, BudgetError, "took longer than 2 seconds"),
     ],
 )
-def test_its_death_is_an_error_of_that_guest(name: str, arguments: object, kind: type[GuestError], message: str) -> None:
+def test_its_death_is_an_error_of_that_guest(
+    name: str, arguments: object, kind: type[GuestError], message: str
+) -> None:
     limits = Limits(wall=2.0 if name == "sleep" else 60.0, answer=1 << 16)
     with pytest.raises(GuestError, match=message) as caught:
         bad(name, arguments, limits=limits)

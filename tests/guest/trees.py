@@ -31,7 +31,7 @@ def run(*command: object, **options: Any) -> str:
 
 
 def make_tree(root: Path, *, links: bool = True, many: int = 900) -> Path:
-    """Files of all sizes that matter: empty, tiny, of one block, compressible, random, sparse; many in one directory."""
+    """Files of all sizes that matter: empty, tiny, one block, compressible, random, sparse; many in one directory."""
     noise = random.Random(4)
     for name in ("etc", "boot", "many", "deep/a/b/c"):
         (root / name).mkdir(parents=True)
@@ -100,7 +100,9 @@ def mounted(image: Path, where: Path, *options: str, kind: str = "auto") -> Iter
         pytest.skip("mounting needs root")
     where.mkdir(exist_ok=True)
     done = subprocess.run(
-        ["mount", "-t", kind, "-o", ",".join(("loop", *options)), str(image), str(where)], check=False, capture_output=True
+        ["mount", "-t", kind, "-o", ",".join(("loop", *options)), str(image), str(where)],
+        check=False,
+        capture_output=True,
     )
     if done.returncode:
         pytest.skip(f"this kernel does not mount it: {done.stderr.decode(errors='replace').strip()}")

@@ -3,8 +3,8 @@
 Right, proven by tests against ntfs-3g: plain, resident, fragmented, sparse and LZNT1-compressed files, and those that
 Windows 10 compresses behind a reparse point (WOF, XPRESS). Refused: encrypted files, WOF with LZX (the library makes
 wrong bytes of some, without an error), files whose bytes another driver keeps (deduplication, cloud files), and volumes
-with clusters larger than an index record (it loses names). Damage that the library meets is DamagedError. It is written in
-C: run it inside the sandbox (`guest.sandbox`).
+with clusters larger than an index record (it loses names). Damage that the library meets is DamagedError. It is written
+in C: run it inside the sandbox (`guest.worker`).
 
 Names match without regard to case. Free space is counted in `$Bitmap`. Sources: libfsntfs, "New Technologies File
 System (NTFS)" (libyal); MS-FSCC 2.1.2 for reparse points.
@@ -242,7 +242,7 @@ class Ntfs:
         return self._bytes(entry, offset, max(0, min(length, size - offset)), path)
 
     def link(self, path: str) -> str:
-        """See `base.FileSystem`: the target with `/` between names, a drive letter or `??` in front where it has one."""
+        """See `base.FileSystem`: the target with `/` between names, with a drive letter or `??` where it has one."""
         entry = self._entry(path)
         flags = self._flags(entry, path) if entry is not None else 0
         tag = self._tag(entry, flags, path) if entry is not None else None
@@ -320,7 +320,19 @@ class Ntfs:
 
 
 _METADATA: Final = frozenset(
-    "$MFT $MFTMirr $LogFile $Volume $AttrDef $Bitmap $Boot $BadClus $Secure $UpCase $Extend .".split()
+    (
+        "$MFT",
+        "$MFTMirr",
+        "$LogFile",
+        "$Volume",
+        "$AttrDef",
+        "$Bitmap",
+        "$Boot",
+        "$BadClus",
+        "$Secure",
+        "$UpCase",
+        "$Extend",
+    )
 )
 
 
@@ -337,7 +349,8 @@ def open_ntfs(device: Device) -> Ntfs:
     """The file system on `device`.
 
     Raises:
-        UnsupportedError: BitLocker, clusters above 4 KiB (above the size of an index record), a version that is not 3.0 or 3.1, or the library is not installed.
+        UnsupportedError: BitLocker, clusters larger than an index record (4 KiB), a version that is not 3.0 or 3.1, or
+            the library is not installed.
         DamagedError: not NTFS, or a structure that makes no sense.
 
     """

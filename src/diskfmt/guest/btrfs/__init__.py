@@ -5,6 +5,7 @@
 Source: the Btrfs documentation, "On-disk format", and `btrfs_tree.h` of the kernel's user API.
 """
 
-from diskfmt.guest.btrfs.filesystem import Btrfs, Subvolume, open_btrfs
+from diskfmt.guest.btrfs.filesystem import Btrfs, open_btrfs
+from diskfmt.guest.btrfs.subvolumes import Subvolume
 
 __all__ = ["Btrfs", "Subvolume", "open_btrfs"]

@@ -98,7 +98,9 @@ def lzo1x(data: bytes, limit: int) -> bytes:
 def _lzo1x(data: bytes, limit: int) -> bytes:
     out = bytearray()
     at = 0
-    literals = 0  # copied by the last instruction: 0 to 3, or 4 for more; the meaning of a small instruction depends on it
+    literals = (
+        0  # copied by the last instruction: 0 to 3, or 4 for more; the meaning of a small instruction depends on it
+    )
     if data[0] > 17:
         count = data[0] - 17
         at, literals = 1 + count, min(count, 4)

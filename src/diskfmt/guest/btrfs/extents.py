@@ -4,11 +4,11 @@ import struct
 from typing import Final
 
 from diskfmt.guest.base import DamagedError, UnsupportedError
-from diskfmt.guest.checksums import ALGORITHMS, digests
 from diskfmt.guest.btrfs.chunks import ChunkMap
 from diskfmt.guest.btrfs.codecs import decompress
 from diskfmt.guest.btrfs.superblock import Superblock
 from diskfmt.guest.btrfs.tree import Forest, Root
+from diskfmt.guest.checksums import ALGORITHMS, digests
 
 _EXTENT_DATA: Final = 108
 _CHECKSUM: Final = 128

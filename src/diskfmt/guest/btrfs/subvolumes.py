@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.guest.base import MAX_DEPTH, MAX_ENTRIES, BudgetError, DamagedError, GuestError
-from diskfmt.guest.checksums import crc32c_raw
 from diskfmt.guest.btrfs.tree import Forest, Root
+from diskfmt.guest.checksums import crc32c_raw
 
 TOP: Final = 5
 FIRST_FILE: Final = 256

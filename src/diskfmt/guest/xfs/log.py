@@ -23,7 +23,9 @@ def is_clean(device: Device, superblock: Superblock) -> bool | None:
     """
     if not superblock.log_start:
         return None
-    log = _Log(device, superblock.block_offset(superblock.log_start), superblock.log_blocks * superblock.block // _BASIC)
+    log = _Log(
+        device, superblock.block_offset(superblock.log_start), superblock.log_blocks * superblock.block // _BASIC
+    )
     head = log.head()
     for back in range(1, min(_MAX_BACK, log.blocks) + 1):
         at = (head - back) % log.blocks
