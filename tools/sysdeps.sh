@@ -39,7 +39,16 @@ demo | test)
   ;;
 esac
 case $purpose in
-test) have strace || want="$want strace" ;;
+test)
+  have strace || want="$want strace"
+  # What the readers of guests are compared with.
+  have mkfs.xfs || want="$want xfsprogs"
+  have mkfs.btrfs || want="$want btrfs-progs"
+  have mkntfs || want="$want ntfs-3g"
+  have wimlib-imagex || want="$want wimtools"
+  have hivexregedit || want="$want libwin-hivex-perl"
+  [ -e /usr/share/doc/liblzo2-2 ] || want="$want liblzo2-2"
+  ;;
 fuzz) have clang || want="$want clang" ;;
 boot)
   have qemu-system-x86_64 || want="$want qemu-system-x86"

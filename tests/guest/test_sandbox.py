@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from guest.trees import run, tool
 
 from diskfmt.guest import probe, sandbox, worker
 from diskfmt.guest.base import BudgetError, DamagedError, GuestError, UnsupportedError
@@ -38,11 +39,31 @@ def garbage(fds, arguments):
 def long(fds, arguments):
     return "x" * arguments["bytes"]
 
+class Device:
+    sector_size = 512
+
+    def __init__(self, fd):
+        self.fd, self.size = fd, os.fstat(fd).st_size
+
+    def read_at(self, offset, length):
+        data = os.pread(self.fd, length, offset)
+        if len(data) != length:
+            raise base.DamagedError("behind the end")
+        return data
+
+def reader(fds, arguments):
+    fs = getattr(sys.modules[arguments["module"]], arguments["open"])(Device(fds[0]))
+    return [fs.info.kind, fs.info.label, sorted(fs.names("/")), fs.read("/DIR/FILE.TXT").decode()]
+
+for module in ("fat", "ntfs", "xfs", "btrfs"):
+    __import__("diskfmt.guest." + module)
+
 def late(fds, arguments):
     import wave
     return wave.__name__
 
-bad.raises, bad.corrupt, bad.memory, bad.garbage, bad.long, bad.late = raises, corrupt, memory, garbage, long, late
+for function in (raises, corrupt, memory, garbage, long, late, reader):
+    setattr(bad, function.__name__, function)
 bad.spin = lambda fds, arguments: [None for _ in iter(int, 1)]
 bad.sleep = lambda fds, arguments: time.sleep(60)
 bad.abort = lambda fds, arguments: os.abort()
@@ -161,6 +182,44 @@ def test_its_death_is_an_error_of_that_guest(
     with pytest.raises(GuestError, match=message) as caught:
         bad(name, arguments, limits=limits)
     assert type(caught.value) is kind
+
+
+MADE = {
+    "fat": ("open_fat", "vfat", 40 << 20, ["mkfs.fat", "-n", "LABEL"]),
+    "ntfs": ("open_ntfs", "ntfs", 40 << 20, ["mkntfs", "-Q", "-F", "-q", "-L", "LABEL"]),
+    "xfs": ("open_xfs", "xfs", 320 << 20, ["mkfs.xfs", "-q", "-L", "LABEL"]),
+    "btrfs": ("open_btrfs", "btrfs", 160 << 20, ["mkfs.btrfs", "-q", "-L", "LABEL"]),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_each_reader_works_with_all_doors_closed(tmp_path: Path, kind: str) -> None:
+    """What a reader imports or opens late would fail here."""
+    opener, name, size, command = MADE[kind]
+    path, top = tmp_path / "image", tmp_path / "tree"
+    (top / "DIR").mkdir(parents=True)
+    (top / "DIR/FILE.TXT").write_text("inside\n")
+    path.touch()
+    os.truncate(path, size)
+    options: list[object] = []
+    if kind == "xfs":
+        proto = tmp_path / "proto"
+        proto.write_text(f"/dev/null\n0 0\nd--755 0 0\nDIR d--755 0 0\nFILE.TXT ---644 0 0 {top}/DIR/FILE.TXT\n$\n$\n")
+        options = ["-p", proto]
+    elif kind == "btrfs":
+        options = ["-r", top]
+    run(tool(command[0]), *command[1:], *options, path)
+    if kind == "fat":
+        run(tool("mcopy"), "-s", "-i", path, top / "DIR", "::")
+    elif kind == "ntfs":
+        run(tool("wimlib-imagex"), "capture", top, tmp_path / "wim")
+        run("wimlib-imagex", "apply", tmp_path / "wim", "1", path)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        answer = bad("reader", {"module": f"diskfmt.guest.{kind}", "open": opener}, fds=[fd])
+    finally:
+        os.close(fd)
+    assert answer.value == [name, "LABEL", ["DIR"], "inside\n"]
 
 
 def test_too_much_processor_time() -> None:
