@@ -5,6 +5,7 @@ sectors costs little more than one sector alone.
 """
 
 import hashlib
+import struct
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -111,7 +112,8 @@ def xxhash64(data: bytes | memoryview) -> int:
     at = 0
     if len(data) >= 32:
         states = [(first + second) & _MASK, second, 0, -first & _MASK]
-        words = memoryview(data)[: len(data) // 32 * 32].cast("Q")
+        count = len(data) // 32 * 4
+        words = struct.unpack_from(f"<{count}Q", data)
         for index, word in enumerate(words):
             states[index & 3] = _round(states[index & 3], word)
         at = len(words) * 8

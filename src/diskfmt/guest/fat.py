@@ -167,8 +167,8 @@ class _Table:
     def free(self) -> int:
         """The clusters that are free; FAT12 and FAT16 only, whose tables are small."""
         if self._layout.bits == 16:
-            words = array("H", self._device.read_at(self._layout.table + 4, self._layout.clusters * 2))
-            return words.count(0)
+            # A free entry is zero in any order of bytes.
+            return array("H", self._device.read_at(self._layout.table + 4, self._layout.clusters * 2)).count(0)
         return sum(not self.entry(cluster) for cluster in range(2, self._layout.clusters + 2))
 
 
