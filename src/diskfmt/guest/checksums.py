@@ -5,6 +5,7 @@ sectors costs little more than one sector alone.
 """
 
 import hashlib
+import struct
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -66,7 +67,7 @@ def crc32c_raw(data: bytes | memoryview, register: int) -> int:
 
         lanes = np.frombuffer(data, np.uint8, whole * _LANE).reshape(whole, _LANE)
         first, second, third, fourth = _shift()
-        for part in _lane_registers(lanes, 0).tolist():
+        for part in _lane_registers(lanes).tolist():
             register = (
                 first[register & 0xFF]
                 ^ second[(register >> 8) & 0xFF]
@@ -81,11 +82,12 @@ def crc32c_raw(data: bytes | memoryview, register: int) -> int:
     return register
 
 
-def _lane_registers(lanes: "npt.NDArray[np.uint8]", register: int) -> "Words":
+def _lane_registers(lanes: "npt.NDArray[np.uint8]") -> "Words":
+    """The register after each lane, from zero on."""
     import numpy as np
 
     table = _vector()
-    state = np.full(len(lanes), register, np.uint32)
+    state = np.zeros(len(lanes), np.uint32)
     for column in np.ascontiguousarray(lanes.T):
         state = table[(state ^ column) & 0xFF] ^ (state >> np.uint32(8))
     return state
@@ -110,7 +112,8 @@ def xxhash64(data: bytes | memoryview) -> int:
     at = 0
     if len(data) >= 32:
         states = [(first + second) & _MASK, second, 0, -first & _MASK]
-        words = memoryview(data)[: len(data) // 32 * 32].cast("Q")
+        count = len(data) // 32 * 4
+        words = struct.unpack_from(f"<{count}Q", data)
         for index, word in enumerate(words):
             states[index & 3] = _round(states[index & 3], word)
         at = len(words) * 8
@@ -136,10 +139,16 @@ def xxhash64(data: bytes | memoryview) -> int:
 
 
 def _crc_blocks(data: bytes, size: int) -> list[bytes]:
+    """CRC-32C of each block: of all its lanes at once, which are then put together for all blocks at once."""
     import numpy as np
 
-    lanes = np.frombuffer(data, np.uint8).reshape(-1, size)
-    packed: bytes = (_lane_registers(lanes, 0xFFFFFFFF) ^ np.uint32(0xFFFFFFFF)).astype("<u4").tobytes()
+    lanes = _lane_registers(np.frombuffer(data, np.uint8).reshape(-1, _LANE)).reshape(-1, size // _LANE)
+    shift = [np.array(table, np.uint32) for table in _shift()]
+    state = np.full(len(lanes), 0xFFFFFFFF, np.uint32)
+    for part in lanes.T:
+        moved = [table[(state >> np.uint32(8 * place)) & 0xFF] for place, table in enumerate(shift)]
+        state = moved[0] ^ moved[1] ^ moved[2] ^ moved[3] ^ part
+    packed: bytes = (~state).astype("<u4").tobytes()
     return [packed[at : at + 4] for at in range(0, len(packed), 4)]
 
 

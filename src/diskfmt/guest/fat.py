@@ -2,10 +2,9 @@
 
 Source: Microsoft, "FAT: General Overview of On-Disk Format", 1.03; which kind it is, as Linux decides it. Names match
 without regard to case, as the systems that use them do. Times are those of the machine that wrote them; no zone is
-stored, so they are taken as UTC.
+stored, so they are taken as UTC. Short names are taken as code page 437, which is not stored either.
 """
 
-import calendar
 import struct
 from array import array
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from diskfmt.guest.base import (
     GuestError,
     UnsupportedError,
 )
+from diskfmt.guest.fatnames import LongName, decoded, seconds, short_name
 
 _VOLUME: Final = 0x08
 _DIRECTORY: Final = 0x10
@@ -41,7 +41,7 @@ _ENTRY: Final = struct.Struct("<11sBBBHHHHHHHI")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What the boot sector says. Places are bytes; `bits`: 12, 16 or 32; `root` is a cluster, 0 where it has a place."""
+    """What the boot sector says. Places are bytes; `bits`: 12, 16 or 32; `root`: a cluster, 0 where it has a place."""
 
     bits: int
     sector: int
@@ -167,8 +167,8 @@ class _Table:
     def free(self) -> int:
         """The clusters that are free; FAT12 and FAT16 only, whose tables are small."""
         if self._layout.bits == 16:
-            words = array("H", self._device.read_at(self._layout.table + 4, self._layout.clusters * 2))
-            return words.count(0)
+            # A free entry is zero in any order of bytes.
+            return array("H", self._device.read_at(self._layout.table + 4, self._layout.clusters * 2)).count(0)
         return sum(not self.entry(cluster) for cluster in range(2, self._layout.clusters + 2))
 
 
@@ -204,7 +204,7 @@ class Fat:
         for raw in self._records(None):
             name, attributes = raw[:11], raw[11]
             if attributes & _VOLUME and attributes != _LONG_NAME:
-                return name.decode("cp437").rstrip(" ")
+                return decoded(name)
         return ""
 
     def _free(self) -> int | None:
@@ -319,7 +319,7 @@ class Fat:
                     yield raw[at : at + 32]
 
     def _files(self, directory: _File | None) -> Iterator[_File]:
-        long = _LongName()
+        long = LongName()
         for raw in self._records(directory):
             name, attributes, case, *_, high, time, date, low, size = _ENTRY.unpack(raw)
             if attributes & 0x3F == _LONG_NAME:
@@ -328,55 +328,9 @@ class Fat:
             text = long.take(name)
             if attributes & _VOLUME or name[:1] == b".":
                 continue
-            short = _short_name(name, case)
+            short = short_name(name, case)
             first = low | high << 16 if self._layout.bits == 32 else low
-            yield _File(text or short, short, attributes, first, size, _seconds(date, time))
-
-
-class _LongName:
-    """Puts a long name together; its parts come last part first, before the entry that they belong to."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._next = 0
-        self._sum = 0
-
-    def add(self, raw: bytes) -> None:
-        number = raw[0] & 0x3F
-        if raw[0] & 0x40:
-            self._parts, self._next, self._sum = [], number, raw[13]
-        if number != self._next or not 1 <= number <= 20 or raw[13] != self._sum:
-            self._parts, self._next = [], 0
-            return
-        self._parts.insert(0, raw[1:11] + raw[14:26] + raw[28:32])
-        self._next = number - 1
-
-    def take(self, short: bytes) -> str:
-        """The name, empty where there is none or it belongs to another entry."""
-        parts, left, wanted = self._parts, self._next, self._sum
-        self._parts, self._next = [], 0
-        total = 0
-        for byte in short:
-            total = ((total >> 1) | (total << 7 & 0x80)) + byte & 0xFF
-        if not parts or left or total != wanted:
-            return ""
-        return b"".join(parts).decode("utf-16-le", "surrogatepass").split("\0")[0]
-
-
-def _short_name(name: bytes, case: int) -> str:
-    if name[:1] == b"\x05":
-        name = b"\xe5" + name[1:]
-    base, extension = name[:8].decode("cp437").rstrip(" "), name[8:].decode("cp437").rstrip(" ")
-    base = base.lower() if case & 0x08 else base
-    extension = extension.lower() if case & 0x10 else extension
-    return f"{base}.{extension}" if extension else base
-
-
-def _seconds(date: int, time: int) -> int:
-    if not date & 0x1FF:
-        return 0
-    day = (1980 + (date >> 9), date >> 5 & 15, date & 31)
-    return calendar.timegm((*day, time >> 11, time >> 5 & 63, (time & 31) * 2)) if 1 <= day[1] <= 12 else 0
+            yield _File(text or short, short, attributes, first, size, seconds(date, time))
 
 
 def _parts(path: str) -> list[str]:

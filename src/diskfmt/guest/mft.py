@@ -30,7 +30,7 @@ def resident_attribute(record: bytes, kind: int) -> bytes | None:
             raise DamagedError("a file record that was not written wholly")
         raw[place : place + 2] = fixes[index * 2 : index * 2 + 2]
     used = min(used, len(raw))
-    while at + 8 <= used:
+    while at + 4 <= used:
         if int.from_bytes(raw[at : at + 4], "little") == _END:
             return None
         if at + _ATTRIBUTE.size > used:

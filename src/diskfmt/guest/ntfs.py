@@ -2,8 +2,9 @@
 
 Right, proven by tests against ntfs-3g: plain, resident, fragmented, sparse and LZNT1-compressed files, and those that
 Windows 10 compresses behind a reparse point (WOF, XPRESS). Refused: encrypted files, WOF with LZX (the library makes
-wrong bytes of some, without an error), and files whose bytes another driver keeps (deduplication, cloud files). Damage that the library meets is DamagedError. It is written in
-C: run it inside the sandbox (`guest.sandbox`).
+wrong bytes of some, without an error), files whose bytes another driver keeps (deduplication, cloud files), and volumes
+with clusters larger than an index record (it loses names). Damage that the library meets is DamagedError. It is written
+in C: run it inside the sandbox (`guest.worker`).
 
 Names match without regard to case. Free space is counted in `$Bitmap`. Sources: libfsntfs, "New Technologies File
 System (NTFS)" (libyal); MS-FSCC 2.1.2 for reparse points.
@@ -118,6 +119,10 @@ class Ntfs:
         self._volume: Any = pyfsntfs.volume()
         with self._library("the volume"):
             self._volume.open_file_object(self._file)
+        with self._library("the volume"):
+            index = self._volume.index_entry_size
+        if self._boot.cluster > index:  # the library loses entries of directories here, without an error
+            raise UnsupportedError(f"NTFS with clusters of {self._boot.cluster} bytes, index records of {index}")
         version = self._version()
         if version not in ("3.0", "3.1"):
             raise UnsupportedError(f"NTFS version {version}")
@@ -237,7 +242,7 @@ class Ntfs:
         return self._bytes(entry, offset, max(0, min(length, size - offset)), path)
 
     def link(self, path: str) -> str:
-        """See `base.FileSystem`: the target with `/` between names, a drive letter or `??` in front where it has one."""
+        """See `base.FileSystem`: the target with `/` between names, with a drive letter or `??` where it has one."""
         entry = self._entry(path)
         flags = self._flags(entry, path) if entry is not None else 0
         tag = self._tag(entry, flags, path) if entry is not None else None
@@ -252,6 +257,16 @@ class Ntfs:
 
     def _entry(self, path: str) -> Any:
         parts = _parts(path)
+        try:
+            return self._entry_of(parts, path)
+        except DamagedError:
+            # The library calls it an error, too, where a path goes on behind a file.
+            above = self._entry_of(parts[:-1], path) if parts else None
+            if above is None or self._is_directory(above, path):
+                raise
+            return None
+
+    def _entry_of(self, parts: list[str], path: str) -> Any:
         with self._library(path):
             if not parts:
                 return self._volume.get_root_directory()
@@ -305,7 +320,7 @@ class Ntfs:
 
 
 _METADATA: Final = frozenset(
-    [
+    (
         "$MFT",
         "$MFTMirr",
         "$LogFile",
@@ -317,8 +332,7 @@ _METADATA: Final = frozenset(
         "$Secure",
         "$UpCase",
         "$Extend",
-        ".",
-    ]
+    )
 )
 
 
@@ -335,7 +349,8 @@ def open_ntfs(device: Device) -> Ntfs:
     """The file system on `device`.
 
     Raises:
-        UnsupportedError: BitLocker, a version that is not 3.0 or 3.1, or the library is not installed.
+        UnsupportedError: BitLocker, clusters larger than an index record (4 KiB), a version that is not 3.0 or 3.1, or
+            the library is not installed.
         DamagedError: not NTFS, or a structure that makes no sense.
 
     """

@@ -10,8 +10,8 @@ from typing import Any
 def probe(fds: Sequence[int], arguments: Any) -> dict[str, str]:
     """Each attempt by name with what came of it: `denied: …` or `allowed`.
 
-    `arguments`: {"path": a file that exists}, which is opened, and removed if that is possible. The first descriptor
-    is read and opened again for writing.
+    `arguments`: {"path": a file that exists}, which is opened, and removed if that is possible; {"exec": false} leaves
+    that attempt out, which ends the process where it succeeds. The first descriptor is read and opened for writing.
     """
     path = str(arguments["path"])
     attempts: dict[str, Callable[[], object]] = {
@@ -20,7 +20,6 @@ def probe(fds: Sequence[int], arguments: Any) -> dict[str, str]:
         "list": lambda: os.listdir("/"),
         "socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
         "unix-socket": socket.socketpair,
-        "exec": lambda: os.execv("/bin/sh", ["sh", "-c", "echo allowed"]),  # noqa: S606 # it must not start
         "fork": _fork,
         "kill": lambda: os.kill(os.getppid(), 0),
         "unlink": lambda: os.unlink(path),
@@ -28,6 +27,8 @@ def probe(fds: Sequence[int], arguments: Any) -> dict[str, str]:
         "chmod": lambda: os.chmod(path, 0o600),
         "thread": _thread,
     }
+    if arguments.get("exec", True):
+        attempts["exec"] = lambda: os.execv("/bin/sh", ["sh", "-c", "echo allowed"])  # noqa: S606 # it must not start
     if fds:
         attempts["reopen"] = lambda: os.open(f"/proc/self/fd/{fds[0]}", os.O_WRONLY)
         attempts["truncate"] = lambda: os.ftruncate(fds[0], 0)

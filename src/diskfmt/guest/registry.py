@@ -109,10 +109,11 @@ class Key:
         key: Key | None = self
         for part in path.split("\\"):
             if part and key is not None:
-                key = key._child(part)
+                key = key.child(part)
         return key
 
-    def _child(self, name: str) -> "Key | None":
+    def child(self, name: str) -> "Key | None":
+        """The key below this one that has a name, in any case; None where there is none."""
         wanted = _fold(name)
         damage: DamagedError | None = None
         for place in self._hive.places(self._list) if self._count else ():

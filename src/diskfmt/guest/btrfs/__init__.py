@@ -6,5 +6,6 @@ Source: the Btrfs documentation, "On-disk format", and `btrfs_tree.h` of the ker
 """
 
 from diskfmt.guest.btrfs.filesystem import Btrfs, open_btrfs
+from diskfmt.guest.btrfs.subvolumes import Subvolume
 
-__all__ = ["Btrfs", "open_btrfs"]
+__all__ = ["Btrfs", "Subvolume", "open_btrfs"]

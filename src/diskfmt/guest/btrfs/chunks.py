@@ -24,8 +24,9 @@ _MIRRORED: Final = {0, _DUP, _RAID1, _RAID1C3, _RAID1C4}
 
 
 class Chunk:
-    """A range of logical addresses and where its stripes lie. `copies`: how often its bytes are stored. `holds_data`: files, not only
-    trees.
+    """A range of logical addresses and where its stripes lie.
+
+    `copies`: how often its bytes are stored. `holds_data`: files, not only trees.
     """
 
     def __init__(self, logical: int, raw: bytes) -> None:

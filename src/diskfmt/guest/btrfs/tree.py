@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from diskfmt.guest.base import DamagedError
@@ -126,7 +127,7 @@ class Forest:
         for oid, kind, offset, first, second in form.iter_unpack(area[: count * form.size]):
             keys.append((oid, kind, offset))
             values.append((first, second))
-        sorted_keys = all(before < after for before, after in zip(keys, keys[1:], strict=False))
+        sorted_keys = all(before < after for before, after in pairwise(keys))
         if not sorted_keys or (level and not keys):
             raise DamagedError(f"the node at logical address {address} is not in order")
         if not level:

@@ -4,6 +4,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from diskfmt.guest.base import DamagedError, Device, UnsupportedError
@@ -109,7 +110,7 @@ class Inodes:
             room = (len(inode.fork) - 4) // 16
             if not 1 <= level <= _MAX_LEVEL:
                 raise DamagedError(f"inode {inode.number} has a tree of {level} levels")
-            pointers = _pointers(inode.fork, 4, room, count, first, last)
+            pointers = _pointers(inode.fork, 4, room, count, (first, last))
             yield from self._below(inode, level - 1, pointers, first, last)
         else:
             raise DamagedError(f"inode {inode.number} has no extents")
@@ -128,7 +129,7 @@ class Inodes:
             if level == 0:
                 yield from _records(raw[header : header + count * 16])
             else:
-                further = _pointers(raw, header, room, count, first, last)
+                further = _pointers(raw, header, room, count, (first, last))
                 yield from self._below(inode, level - 1, further, first, last)
 
     def read(self, inode: Inode, offset: int, length: int) -> bytes:
@@ -160,12 +161,13 @@ def _records(raw: bytes) -> Iterator[Extent]:
         yield Extent(start, (high & 0x1FF) << 43 | low >> 21, low & ((1 << 21) - 1), bool(high >> 63))
 
 
-def _pointers(raw: bytes, at: int, room: int, count: int, first: int, last: int) -> list[int]:
-    """The pointers of a node that lead to keys of [first, last]."""
+def _pointers(raw: bytes, at: int, room: int, count: int, wanted: tuple[int, int]) -> list[int]:
+    """The pointers of a node that lead to keys of [first, last], which are `wanted`."""
+    first, last = wanted
     if not 0 < count <= room:
         raise DamagedError("a node of extents with a count that makes no sense")
     keys = struct.unpack_from(f">{count}Q", raw, at)
     pointers = struct.unpack_from(f">{count}Q", raw, at + room * 8)
-    if any(before >= after for before, after in zip(keys, keys[1:], strict=False)):
+    if any(before >= after for before, after in pairwise(keys)):
         raise DamagedError("a node of extents that is not in order")
     return list(pointers[max(bisect_right(keys, first) - 1, 0) : bisect_right(keys, last)])
