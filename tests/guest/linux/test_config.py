@@ -421,6 +421,7 @@ def test_security() -> None:
             "/home/adm/.bash_history": "ls\n",
             "/home/stray/.ssh/authorized_keys": "x",
             "/root/.bash_history": "",
+            "/usr/sbin/sshd": b"",
             "/etc/ssh/ssh_host_rsa_key": "k",
             "/etc/ssh/ssh_host_rsa_key.pub": "k",
             "/etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\nClientAliveInterval 10\nPermitRootLogin yes\nMatch User x\n PasswordAuthentication no\n",
@@ -441,6 +442,7 @@ def test_security() -> None:
     assert found.history == {"/home/adm/.bash_history": 3}
     assert found.host_keys == ("/etc/ssh/ssh_host_rsa_key",)
     assert found.sshd.get("ClientAliveInterval") == "180"
+    assert found.sshd.program == "/usr/sbin/sshd"
     assert found.sshd.get("PermitRootLogin") == "yes"
     assert found.sshd.get("PasswordAuthentication") is None
     assert (found.machine_id, found.selinux, found.relabel, found.local_clock) == ("0123", "permissive", True, True)

@@ -3,6 +3,7 @@
 import shutil
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,47 @@ def test_one_byte_changed_is_read_or_refused(kind: str, rpms: list[Path], tmp_pa
             pass
 
     changed()
+
+
+def ndb(headers: list[bytes], free: int = 3) -> bytearray:
+    """ndb's Packages.db, written from the description in rpm's sources; the slots of the first page only."""
+    slots, body, block = [], b"", 256
+    for number, header in enumerate(headers, 1):
+        blocks = -(-(16 + len(header) + 12) // 16)
+        head = struct.pack("<4sIII", b"BlbS", number, 7, len(header))
+        room = bytes(blocks * 16 - 12 - 16 - len(header))
+        tail = struct.pack("<II4s", zlib.adler32(head + header), len(header), b"BlbE")
+        body += head + header + room + tail
+        slots += [struct.pack("<4sIII", b"Slot", number, block, blocks)] + [struct.pack("<4sIII", b"Slot", 0, 0, 0)] * free
+        block += blocks
+    table = struct.pack("<4sIIII12x", b"RpmP", 0, 9, 1, len(headers) + 1) + b"".join(slots)
+    table += struct.pack("<4sIII", b"Slot", 0, 0, 0) * ((4096 - len(table)) // 16)
+    return bytearray(table + body)
+
+
+def test_ndb_as_its_sources_describe_it(rpms: list[Path], tmp_path: Path) -> None:
+    headers = blobs(rpms, tmp_path)
+    assert list(rpm_db.ndb_headers(bytes(ndb(headers)))) == headers
+    for at, value in [
+        (0, b"x"),
+        (12, b"\xff"),
+        (32, b"s"),
+        (36, b"\0\0\0\0"),
+        (40, b"\x01\0\0\0"),
+        (40, b"\xff\xff\xff\0"),
+        (44, b"\x01\0\0\0"),
+        (4096, b"x"),
+        (4100, b"\x09"),
+        (4108, b"\xff\xff"),
+    ]:
+        data = ndb(headers)
+        data[at : at + len(value)] = value
+        with pytest.raises(DamagedError):
+            list(rpm_db.ndb_headers(bytes(data)))
+    other = ndb(headers)
+    other[4] = 1
+    with pytest.raises(UnsupportedError):
+        list(rpm_db.ndb_headers(bytes(other)))
 
 
 def bdb(**changes: bytes) -> bytes:
