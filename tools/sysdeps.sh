@@ -39,7 +39,18 @@ demo | test)
   ;;
 esac
 case $purpose in
-test) have strace || want="$want strace" ;;
+test)
+  have strace || want="$want strace"
+  have cpio || want="$want cpio"
+  have xz || want="$want xz-utils"
+  have bzip2 || want="$want bzip2"
+  have zstd || want="$want zstd"
+  have lz4 || want="$want lz4"
+  have lzop || want="$want lzop"
+  have rpmbuild || want="$want rpm"
+  have db5.3_load || want="$want db5.3-util"
+  have btrfs || want="$want btrfs-progs"
+  ;;
 fuzz) have clang || want="$want clang" ;;
 boot)
   have qemu-system-x86_64 || want="$want qemu-system-x86"

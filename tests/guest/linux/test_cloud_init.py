@@ -3,11 +3,11 @@
 from pathlib import PurePosixPath
 
 import pytest
-from guest.linux.trees import Tree
 
 from diskfmt.guest.fact import Known
 from diskfmt.guest.linux.cloud_init import CloudInit, merge
 from diskfmt.guest.linux.facts import gather
+from guest.linux.trees import Tree
 
 WANTS = "/etc/systemd/system/cloud-init.target.wants"
 BASE: dict[str, bytes | str | PurePosixPath] = {
@@ -19,7 +19,10 @@ BASE: dict[str, bytes | str | PurePosixPath] = {
         "# top\nusers: [default]\ndisable_root: true\nsystem_info:\n  distro: debian\n  paths: {a: 1}\n"
         "cloud_final_modules:\n - scripts_vendor\n - [phone-home, always]\n"
     ),
-    **{f"{WANTS}/{name}.service": PurePosixPath(f"/lib/systemd/system/{name}.service") for name in ("cloud-init-local", "cloud-init", "cloud-config", "cloud-final")},
+    **{
+        f"{WANTS}/{name}.service": PurePosixPath(f"/lib/systemd/system/{name}.service")
+        for name in ("cloud-init-local", "cloud-init", "cloud-config", "cloud-final")
+    },
 }
 
 
@@ -47,7 +50,8 @@ def test_pieces_in_order_the_last_wins() -> None:
     found = look(
         **{
             "/etc/cloud/cloud.cfg.d/90_dpkg.cfg": "# to update\n\ndatasource_list: [ NoCloud, ConfigDrive, None ]\n",
-            "/etc/cloud/cloud.cfg.d/10_x.cfg": "datasource_list: [Ec2]\nsystem_info: {paths: {b: 2}}\nssh_deletekeys: false\n",
+            "/etc/cloud/cloud.cfg.d/10_x.cfg": "datasource_list: [Ec2]\nsystem_info: {paths: {b: 2}}\n"
+            "ssh_deletekeys: false\n",
             "/etc/cloud/cloud.cfg.d/99.txt": "datasource_list: [Azure]\n",
         }
     )
@@ -67,7 +71,10 @@ def test_ds_identify_decides() -> None:
     [
         ({"/etc/cloud/cloud-init.disabled": ""}, "/etc/cloud/cloud-init.disabled"),
         ({"/etc/cloud/ds-identify.cfg": "policy: disabled\n"}, "/etc/cloud/ds-identify.cfg"),
-        ({"/boot/grub/menu.lst": "title a\nkernel /k root=/dev/vda1 cloud-init=disabled\n"}, "kernel argument cloud-init=disabled"),
+        (
+            {"/boot/grub/menu.lst": "title a\nkernel /k root=/dev/vda1 cloud-init=disabled\n"},
+            "kernel argument cloud-init=disabled",
+        ),
     ],
 )
 def test_what_disables_it(changes: dict[str, object], why: str) -> None:
@@ -89,7 +96,8 @@ def test_other_places_and_states() -> None:
     found = look(
         **{
             "/usr/lib/python3/dist-packages/cloudinit/version.py": None,
-            "/usr/lib/python3.9/site-packages/cloudinit/version.py": "__VERSION__ = '23.1.1'\n_PACKAGED_VERSION = '23.1.1-11.el9'\n",
+            "/usr/lib/python3.9/site-packages/cloudinit/version.py": "__VERSION__ = '23.1.1'\n"
+            "_PACKAGED_VERSION = '23.1.1-11.el9'\n",
             "/var/lib/cloud/instance/": b"",
             "/etc/cloud/cloud.cfg.d/99-net.cfg": "network: {config: disabled}\n",
             "/etc/cloud/cloud.cfg.d/98-bad.cfg": "a: [\n",
@@ -114,7 +122,11 @@ def test_merge_is_bounded() -> None:
 
 
 def test_tools_and_agents() -> None:
-    status = "Package: open-vm-tools\nStatus: install ok installed\nVersion: 2:12.2.0-1\nArchitecture: amd64\n\nPackage: cloud-guest-utils\nStatus: install ok installed\nVersion: 0.33\n"
+    status = (
+        "Package: open-vm-tools\nStatus: install ok installed\nVersion: 2:12.2.0-1\n"
+        "Architecture: amd64\n\nPackage: cloud-guest-utils\nStatus: install ok installed\n"
+        "Version: 0.33\n"
+    )
     tree = Tree(
         {
             "/var/lib/dpkg/status": status,

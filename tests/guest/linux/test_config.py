@@ -3,7 +3,6 @@
 from pathlib import PurePosixPath
 
 import pytest
-from guest.linux.trees import Tree
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,13 +11,20 @@ from diskfmt.guest.fact import Known
 from diskfmt.guest.linux import fstab, modules, network, network_files, security, services, storage, text, yaml_safe
 from diskfmt.guest.linux.facts import gather
 from diskfmt.guest.linux.interface import Interface
+from guest.linux.trees import Tree
 
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 
 def test_assignments() -> None:
-    said = text.assignments(b"# no\nA=1\nexport B='two words' # c\nC=\"x\\\"y\"\nD=a\\\n b\nA=2\n9 x=1\nE=\n=3\nF-G=1\n")
-    assert {name: value.value for name, value in said.items()} == {"A": "2", "B": "two words", "C": 'x"y', "D": "a", "E": ""}
+    said = text.assignments(b'# no\nA=1\nexport B=\'two words\' # c\nC="x\\"y"\nD=a\\\n b\nA=2\n9 x=1\nE=\n=3\nF-G=1\n')
+    assert {name: value.value for name, value in said.items()} == {
+        "A": "2",
+        "B": "two words",
+        "C": 'x"y',
+        "D": "a",
+        "E": "",
+    }
     assert (said["A"].line, said["D"].line) == (7, 5)
 
 
@@ -104,7 +110,9 @@ def test_yaml_is_text_lists_and_mappings() -> None:
         (
             b"a: &a [x,x,x,x,x,x,x,x,x,x]\n"
             + b"".join(b"%c: &%c [*%c,*%c]\n" % (98 + n, 98 + n, 97 + n, 97 + n) for n in range(8))
-            + b"z: [" + b"1," * 17_000 + b"]",
+            + b"z: ["
+            + b"1," * 17_000
+            + b"]",
             BudgetError,
         ),
     ],
@@ -137,7 +145,21 @@ nonsense
 def test_fstab() -> None:
     found = fstab.parse_fstab(FSTAB)
     assert [mount.spec.kind for mount in found.mounts] == [
-        *("UUID", "LABEL", "unstable", "UUID", "mapper", "mapper", "virtio", "other", "other", "other", "file", "file", "PARTUUID")
+        *(
+            "UUID",
+            "LABEL",
+            "unstable",
+            "UUID",
+            "mapper",
+            "mapper",
+            "virtio",
+            "other",
+            "other",
+            "other",
+            "file",
+            "file",
+            "PARTUUID",
+        )
     ]
     assert found.bad == ((15, "nonsense"),)
     root, data = found.at("/"), found.at("/data x")
@@ -174,7 +196,9 @@ def test_devices(device: str, kind: str, value: str) -> None:
 def test_crypttab_and_arrays() -> None:
     (crypt,) = fstab.parse_crypttab(b"# x\nroot UUID=7 none luks,discard,nofail\nbad\n")
     assert (crypt.name, crypt.spec.value, crypt.optional, crypt.line) == ("root", "7", True, 2)
-    arrays = fstab.parse_mdadm(b"DEVICE partitions\nARRAY /dev/md0 metadata=1.2\n   UUID=aa:bb name=x\nARRAY /dev/md1 uuid=cc\n")
+    arrays = fstab.parse_mdadm(
+        b"DEVICE partitions\nARRAY /dev/md0 metadata=1.2\n   UUID=aa:bb name=x\nARRAY /dev/md1 uuid=cc\n"
+    )
     assert [(array.device, array.uuid) for array in arrays] == [("/dev/md0", "aa:bb"), ("/dev/md1", "cc")]
 
 
@@ -200,7 +224,9 @@ def test_lvm() -> None:
     assert storage.LvmConf().accepts("/dev/vda2") is True
     assert storage.LvmConf(filter=("r|/dev/(loop|ram).*|",)).accepts("/dev/vda") is None
     assert storage.LvmConf(global_filter=("r|/dev/vda$|",)).accepts("/dev/vda") is False
-    (device,) = storage.parse_devices(b"VERSION=1.1.2\nIDTYPE=sys_wwid IDNAME=naa.6 DEVNAME=/dev/sda2 PVID=abc PART=2\n")
+    (device,) = storage.parse_devices(
+        b"VERSION=1.1.2\nIDTYPE=sys_wwid IDNAME=naa.6 DEVNAME=/dev/sda2 PVID=abc PART=2\n"
+    )
     assert (device.id_type, device.id_name, device.pv, device.line) == ("sys_wwid", "naa.6", "abc", 2)
 
 
@@ -209,12 +235,18 @@ def test_lvm() -> None:
 
 def test_modules() -> None:
     files, needs = modules.parse_dep(
-        b"kernel/drivers/block/virtio_blk.ko.xz: kernel/drivers/virtio/virtio_ring.ko.xz kernel/drivers/virtio/virtio.ko.xz\n"
-        b"kernel/drivers/virtio/virtio-pci.ko: kernel/drivers/virtio/virtio_pci_modern_dev.ko\nkernel/a/loop.ko: kernel/a/loop.ko\nREADME: x\n"
+        b"kernel/block/virtio_blk.ko.xz: kernel/virtio/virtio_ring.ko.xz kernel/virtio/virtio.ko.xz\n"
+        b"kernel/virtio/virtio-pci.ko: kernel/virtio/virtio_pci_modern_dev.ko\n"
+        b"kernel/a/loop.ko: kernel/a/loop.ko\nREADME: x\n"
     )
     builtin = modules.parse_builtin(b"kernel/drivers/virtio/virtio.ko\n\n")
     found = modules.Modules(version="1", files=files, needs=needs, builtin=builtin)
-    assert found.closure(["virtio-blk", "virtio_pci"]) == {"virtio_blk", "virtio_ring", "virtio_pci", "virtio_pci_modern_dev"}
+    assert found.closure(["virtio-blk", "virtio_pci"]) == {
+        "virtio_blk",
+        "virtio_ring",
+        "virtio_pci",
+        "virtio_pci_modern_dev",
+    }
     assert found.closure(["virtio", "nvme", "loop"]) == {"nvme", "loop"}
     assert found.has("virtio-pci")
     assert found.has("virtio")
@@ -222,7 +254,9 @@ def test_modules() -> None:
 
 
 def test_kernel_config() -> None:
-    found = modules.parse_config(b"# Linux\nCONFIG_VIRTIO_BLK=m\nCONFIG_VIRTIO_PCI=y\n# CONFIG_BLK_DEV_NVME is not set\n", "/boot/config-1")
+    found = modules.parse_config(
+        b"# Linux\nCONFIG_VIRTIO_BLK=m\nCONFIG_VIRTIO_PCI=y\n# CONFIG_BLK_DEV_NVME is not set\n", "/boot/config-1"
+    )
     assert [found.option(name) for name in ("VIRTIO_BLK", "VIRTIO_PCI", "BLK_DEV_NVME")] == ["m", "y", "n"]
 
 
@@ -232,7 +266,7 @@ def test_modprobe_and_kernel_arguments() -> None:
             "/etc/modprobe.d/a.conf": "# x\nblacklist virtio-net\noptions x y\ninstall udf /bin/true\n",
             "/etc/modprobe.d/not-read.txt": "blacklist nvme\n",
             "/lib/modprobe.d/a.conf": "blacklist ena\n",
-            "/lib/modprobe.d/b.conf": "install vfat /sbin/modprobe --ignore-install vfat\ninstall cramfs /usr/bin/false\n",
+            "/lib/modprobe.d/b.conf": "install vfat /sbin/modprobe -i vfat\ninstall cramfs /usr/bin/false\n",
             "/boot/grub/menu.lst": "title x\n kernel /k root=UUID=1 modprobe.blacklist=floppy,hv-vmbus\n",
         }
     )
@@ -261,7 +295,9 @@ def test_services() -> None:
             "/usr/lib/systemd/system/sysinit.target.wants/always.service": unit("../always.service"),
             "/etc/systemd/system/multi-user.target.wants/ssh.service": unit("/lib/systemd/system/ssh.service"),
             "/etc/systemd/system/sshd.service": unit("/lib/systemd/system/ssh.service"),
-            "/etc/systemd/system/cloud-init.target.wants/cloud-init.service": unit("/lib/systemd/system/cloud-init.service"),
+            "/etc/systemd/system/cloud-init.target.wants/cloud-init.service": unit(
+                "/lib/systemd/system/cloud-init.service"
+            ),
             "/etc/systemd/system/cloud-init.service": unit("/dev/null"),
             "/usr/lib/systemd/system-preset/90-default.preset": "# x\nenable sshd.service\ndisable *\n",
             "/etc/rc3.d/S12network": unit("../init.d/network"),
@@ -336,7 +372,10 @@ def test_netplan() -> None:
 
 
 def test_ifupdown() -> None:
-    files = {"/etc/network/interfaces": INTERFACES, "/etc/network/interfaces.d/eth0": "auto eth0\niface eth0 inet dhcp\niface eth0 inet6 auto\n"}
+    files = {
+        "/etc/network/interfaces": INTERFACES,
+        "/etc/network/interfaces.d/eth0": "auto eth0\niface eth0 inet dhcp\niface eth0 inet6 auto\n",
+    }
     found = network.examine(Tree(files))
     assert [(i.name, i.dhcp4, i.dhcp6, i.is_static) for i in found.interfaces] == [
         ("ens192", False, False, True),
@@ -345,7 +384,9 @@ def test_ifupdown() -> None:
     ]
     assert found.bound == (("/etc/network/interfaces:5", "00:11:22:33:44:55"),)
     assert [interface.name for interface in found.dhcp] == ["eth0", "eth0"]
-    loop = network.examine(Tree({"/etc/network/interfaces": "source interfaces\nsource /etc/network/*\niface a inet dhcp\n"}))
+    loop = network.examine(
+        Tree({"/etc/network/interfaces": "source interfaces\nsource /etc/network/*\niface a inet dhcp\n"})
+    )
     assert len(loop.interfaces) == 1
 
 
@@ -354,7 +395,10 @@ def test_ifcfg() -> None:
     found, interface = one(
         {
             f"{base}lo": "DEVICE=lo\nIPADDR=127.0.0.1\n",
-            f"{base}eth0": 'TYPE="Ethernet"\nBOOTPROTO=none\nIPADDR=10.1.1.1\nPREFIX=24\nHWADDR=00:0C:29:AA:BB:CC\nDEVICE="eth0"\nONBOOT=yes\n',
+            f"{base}eth0": (
+                'TYPE="Ethernet"\nBOOTPROTO=none\nIPADDR=10.1.1.1\nPREFIX=24\n'
+                'HWADDR=00:0C:29:AA:BB:CC\nDEVICE="eth0"\nONBOOT=yes\n'
+            ),
             f"{base}eth0.bak": "DEVICE=eth9\nBOOTPROTO=dhcp\n",
         }
     )
@@ -367,15 +411,29 @@ def test_ifcfg() -> None:
 
 
 def test_wicked() -> None:
-    found, interface = one({"/etc/sysconfig/network/ifcfg-eth0": "BOOTPROTO='dhcp'\nSTARTMODE='auto'\n", "/etc/sysconfig/network/config": ""})
+    found, interface = one(
+        {
+            "/etc/sysconfig/network/ifcfg-eth0": "BOOTPROTO='dhcp'\nSTARTMODE='auto'\n",
+            "/etc/sysconfig/network/config": "",
+        }
+    )
     assert (interface.system, interface.name, interface.dhcp4, interface.dhcp6) == ("wicked", "eth0", True, True)
     assert found.dhcp
-    _, interface = one({"/etc/sysconfig/network/ifcfg-eth1": "BOOTPROTO='static'\nIPADDR='10.0.0.1/8'\nSTARTMODE='off'\nLLADDR=00:11:22:33:44:55\n"})
+    _, interface = one(
+        {
+            "/etc/sysconfig/network/ifcfg-eth1": "BOOTPROTO='static'\nIPADDR='10.0.0.1/8'\n"
+            "STARTMODE='off'\nLLADDR=00:11:22:33:44:55\n"
+        }
+    )
     assert (interface.is_static, interface.automatic, interface.mac) == (True, False, "00:11:22:33:44:55")
 
 
 def test_network_manager() -> None:
-    keyfile = "[connection]\nid=x\ntype=ethernet\ninterface-name=ens3\n\n[ethernet]\nmac-address=52:54:00:12:34:56\n\n[ipv4]\naddress1=10.0.0.2/24,10.0.0.1\nmethod=manual\n[ipv6]\nmethod=disabled\n"
+    keyfile = (
+        "[connection]\nid=x\ntype=ethernet\ninterface-name=ens3\n\n[ethernet]\n"
+        "mac-address=52:54:00:12:34:56\n\n[ipv4]\naddress1=10.0.0.2/24,10.0.0.1\n"
+        "method=manual\n[ipv6]\nmethod=disabled\n"
+    )
     path = "/etc/NetworkManager/system-connections/x.nmconnection"
     found, interface = one({path: keyfile})
     assert (interface.name, interface.is_static, interface.addresses) == ("ens3", True, ("10.0.0.2/24",))
@@ -389,11 +447,16 @@ def test_networkd_and_links() -> None:
         Tree(
             {
                 "/etc/systemd/network/10-a.network": "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n",
-                "/etc/systemd/network/20-b.network": "[Match]\nMACAddress=AA:bb:cc:dd:ee:ff\n[Network]\nAddress=10.0.0.1/8\n[Address]\nAddress=10.0.0.2/8\n",
+                "/etc/systemd/network/20-b.network": (
+                    "[Match]\nMACAddress=AA:bb:cc:dd:ee:ff\n[Network]\nAddress=10.0.0.1/8\n[Address]\n"
+                    "Address=10.0.0.2/8\n"
+                ),
                 "/etc/systemd/network/70-x.link": "[Match]\nMACAddress=00:11:22:33:44:55\n[Link]\nName=lan0\n",
                 "/usr/lib/systemd/network/99-default.link": "[Match]\nOriginalName=*\n[Link]\nNamePolicy=keep\n",
                 "/etc/udev/rules.d/70-persistent-net.rules": (
-                    '# PCI device\nSUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{address}=="00:50:56:AA:bb:cc", ATTR{type}=="1", KERNEL=="eth*", NAME="eth0"\n'
+                    "# PCI device\n"
+                    'SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{address}=="00:50:56:AA:bb:cc", '
+                    'ATTR{type}=="1", KERNEL=="eth*", NAME="eth0"\n'
                 ),
                 "/etc/udev/rules.d/75-persistent-net-generator.rules": 'ENV{MATCHADDR}=="x", ENV{COMMENT}="y"\n',
             }
@@ -415,7 +478,11 @@ def test_networkd_and_links() -> None:
 def test_security() -> None:
     tree = Tree(
         {
-            "/etc/passwd": "root:x:0:0:root:/root:/bin/bash\nopen::1:1::/home/open:/bin/sh\nadm:x:2:2::/home/adm:/bin/bash\nnobody:x:9:9::/:/usr/sbin/nologin\nempty:x:5:5::/e:/bin/sh\nbad:line\n",
+            "/etc/passwd": (
+                "root:x:0:0:root:/root:/bin/bash\nopen::1:1::/home/open:/bin/sh\n"
+                "adm:x:2:2::/home/adm:/bin/bash\nnobody:x:9:9::/:/usr/sbin/nologin\n"
+                "empty:x:5:5::/e:/bin/sh\nbad:line\n"
+            ),
             "/etc/shadow": "root:!*:1:0:::::\nadm:$6$salt$hash:1:0:::::\nnobody:*:1\nempty::1::::::\n",
             "/home/adm/.ssh/authorized_keys": "ssh-ed25519 AAAA\n",
             "/home/adm/.bash_history": "ls\n",
@@ -424,7 +491,10 @@ def test_security() -> None:
             "/usr/sbin/sshd": b"",
             "/etc/ssh/ssh_host_rsa_key": "k",
             "/etc/ssh/ssh_host_rsa_key.pub": "k",
-            "/etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\nClientAliveInterval 10\nPermitRootLogin yes\nMatch User x\n PasswordAuthentication no\n",
+            "/etc/ssh/sshd_config": (
+                "Include /etc/ssh/sshd_config.d/*.conf\nClientAliveInterval 10\nPermitRootLogin yes\n"
+                "Match User x\n PasswordAuthentication no\n"
+            ),
             "/etc/ssh/sshd_config.d/50-x.conf": "ClientAliveInterval=180\n",
             "/etc/machine-id": "0123\n",
             "/etc/selinux/config": "# SELINUX= can take\nSELINUX=permissive\nSELINUXTYPE=targeted\n",
@@ -435,7 +505,11 @@ def test_security() -> None:
     )
     found = security.examine(tree)
     assert {account.name: account.password for account in found.accounts} == {
-        **{"root": "locked", "open": "none", "adm": "hash", "nobody": "locked", "empty": "none"}
+        "root": "locked",
+        "open": "none",
+        "adm": "hash",
+        "nobody": "locked",
+        "empty": "none",
     }
     assert [account.name for account in found.passwordless] == ["open", "empty"]
     assert found.keys == {"adm": "/home/adm/.ssh/authorized_keys", "stray": "/home/stray/.ssh/authorized_keys"}
@@ -452,7 +526,13 @@ def test_security() -> None:
 
 def test_security_of_an_empty_tree() -> None:
     found = security.examine(Tree({}))
-    assert (found.accounts, found.shadow, found.machine_id, found.selinux, found.local_clock) == ((), None, None, "", False)
+    assert (found.accounts, found.shadow, found.machine_id, found.selinux, found.local_clock) == (
+        (),
+        None,
+        None,
+        "",
+        False,
+    )
     locked = Entry(kind=FileKind.FILE, size=5, mode=0o640, flags=security.IMMUTABLE)
     tree = Tree({"/etc/shadow": locked})
     facts = gather(tree)

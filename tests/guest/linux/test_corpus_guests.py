@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from guest.linux.trees import Host
 from images import Corpus
 
 from diskfmt.guest.fact import Known
 from diskfmt.guest.linux.facts import LinuxFacts, gather, is_linux
+from guest.linux.trees import Host
 
 SECTOR = 512
 
@@ -24,7 +24,7 @@ def need(*programs: str) -> None:
 
 def partitions(raw: Path) -> list[int]:
     """Where the partitions begin, in bytes; 0 for a disk without a table."""
-    done = subprocess.run(["sfdisk", "--json", str(raw)], capture_output=True, text=True)
+    done = subprocess.run(["sfdisk", "--json", str(raw)], capture_output=True, text=True, check=False)
     if done.returncode:
         return [0]
     return [entry["start"] * SECTOR for entry in json.loads(done.stdout)["partitiontable"]["partitions"]]
@@ -34,7 +34,7 @@ def ext_tree(raw: Path, offset: int, target: Path) -> bool:
     """All files of an ext file system; False where there is none."""
     target.mkdir()
     done = subprocess.run(
-        ["debugfs", "-R", f"rdump / {target}", f"{raw}?offset={offset}"], capture_output=True, text=True
+        ["debugfs", "-R", f"rdump / {target}", f"{raw}?offset={offset}"], capture_output=True, text=True, check=False
     )
     return "Bad magic" not in done.stderr and any(target.iterdir())
 
@@ -46,7 +46,9 @@ def btrfs_tree(raw: Path, offset: int, target: Path) -> bool:
         source.seek(offset)
         shutil.copyfileobj(source, sink)
     target.mkdir()
-    done = subprocess.run(["btrfs", "restore", "-s", "-m", "-S", str(part), str(target)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["btrfs", "restore", "-s", "-m", "-S", str(part), str(target)], capture_output=True, text=True, check=False
+    )
     part.unlink()
     return done.returncode == 0 and any(target.iterdir())
 
@@ -111,7 +113,9 @@ def test_what_the_manifest_says(case: str, corpus: Corpus, tmp_path: Path) -> No
     assert path is not None
     assert path.endswith(truth["initramfs"])
     inside = known(facts.initramfs)
-    assert inside.parts[-1].compression.startswith({"gz": "gzip"}.get(truth["initramfs_compression"], truth["initramfs_compression"]))
+    assert inside.parts[-1].compression.startswith(
+        {"gz": "gzip"}.get(truth["initramfs_compression"], truth["initramfs_compression"])
+    )
     modules = inside.modules.get(truth["kernel"], frozenset())
     assert ("virtio_blk" in modules) is truth["virtio_in_initramfs"]
     disk = known(facts.modules)
@@ -126,6 +130,8 @@ def test_what_the_manifest_says(case: str, corpus: Corpus, tmp_path: Path) -> No
     assert any("persistent" in rule.source for rule in network.names) is truth["persistent_net_rules"]
     cloud = known(facts.cloud_init)
     packages = facts.packages
-    by_package = isinstance(packages, Known) and packages.value is not None and packages.value.get("cloud-init") is not None
+    by_package = (
+        isinstance(packages, Known) and packages.value is not None and packages.value.get("cloud-init") is not None
+    )
     assert (cloud.installed or by_package or bool(cloud.files)) is truth["cloud_init"]
     assert (known(facts.security).sshd.program is not None) is truth["sshd"]

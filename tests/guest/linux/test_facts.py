@@ -1,20 +1,21 @@
-"""All facts of a guest together: what a missing driver means, what an unreadable file means, and when files are read."""
+"""All facts of a guest together: a missing driver, an unreadable file, and when files are read."""
 
 import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import pytest
-from guest.linux.initramfs_tools import compressed, cpio, tree
-from guest.linux.trees import Host, Tree
 
 from diskfmt.guest.base import Entry, FileKind, GuestError
 from diskfmt.guest.fact import Known, Unknown
 from diskfmt.guest.linux.facts import LinuxFacts, gather, is_linux
+from guest.linux.initramfs_tools import compressed, cpio, tree
+from guest.linux.trees import Host, Tree
 
 VERSION = "6.1.0-18-amd64"
 MODULES = f"/usr/lib/modules/{VERSION}"
-DEP = """kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio_pci_legacy_dev.ko kernel/drivers/virtio/virtio.ko
+DEP = """\
+kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio_pci_legacy_dev.ko kernel/drivers/virtio/virtio.ko
 kernel/drivers/virtio/virtio_pci_legacy_dev.ko:
 kernel/drivers/virtio/virtio.ko:
 kernel/drivers/virtio/virtio_ring.ko:
@@ -22,8 +23,18 @@ kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio.ko kernel/drive
 kernel/drivers/nvme/host/nvme.ko: kernel/drivers/nvme/host/nvme-core.ko
 kernel/drivers/nvme/host/nvme-core.ko:
 """
-INSIDE = ["virtio/virtio_pci", "virtio/virtio_pci_legacy_dev", "virtio/virtio", "virtio/virtio_ring", "block/virtio_blk"]
-GRUB = f"menuentry x {{\n search --fs-uuid --set=root 11-22\n linux /boot/vmlinuz-{VERSION} root=UUID=11-22 ro\n initrd /boot/initrd.img-{VERSION}\n}}\n"
+INSIDE = [
+    "virtio/virtio_pci",
+    "virtio/virtio_pci_legacy_dev",
+    "virtio/virtio",
+    "virtio/virtio_ring",
+    "block/virtio_blk",
+]
+GRUB = (
+    f"menuentry x {{\n search --fs-uuid --set=root 11-22\n"
+    f" linux /boot/vmlinuz-{VERSION} root=UUID=11-22 ro\n"
+    f" initrd /boot/initrd.img-{VERSION}\n}}\n"
+)
 
 
 def guest(tmp_path: Path, *, without: str = "", initrd: bytes | None = None, builtin: str = "") -> Tree:
@@ -47,7 +58,10 @@ def guest(tmp_path: Path, *, without: str = "", initrd: bytes | None = None, bui
     )
 
 
-@pytest.mark.parametrize("without, missing", [("", set()), ("virtio_blk", {"virtio_blk"}), ("virtio_pci", {"virtio_pci"}), ("virtio_ring", {"virtio_ring"})])
+@pytest.mark.parametrize(
+    "without, missing",
+    [("", set()), ("virtio_blk", {"virtio_blk"}), ("virtio_pci", {"virtio_pci"}), ("virtio_ring", {"virtio_ring"})],
+)
 def test_a_driver_that_the_initramfs_lacks(without: str, missing: set[str], tmp_path: Path) -> None:
     facts = gather(guest(tmp_path, without=without))
     # The kernel's configuration and the module directory say that all is well.
@@ -70,7 +84,10 @@ def test_what_is_built_in_is_not_missing(tmp_path: Path) -> None:
 
 
 def test_without_an_index_of_what_is_built_in_the_configuration_tells(tmp_path: Path) -> None:
-    config = {f"/boot/config-{VERSION}": "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_BLK=m\n", f"{MODULES}/modules.builtin": None}
+    config = {
+        f"/boot/config-{VERSION}": "CONFIG_VIRTIO_PCI=y\nCONFIG_VIRTIO_BLK=m\n",
+        f"{MODULES}/modules.builtin": None,
+    }
     facts = gather(guest(tmp_path, without="virtio_pci").with_(config))
     assert facts.missing_at_boot("virtio_pci", "virtio_blk") == Known(frozenset(), f"/boot/initrd.img-{VERSION}")
     nothing = gather(guest(tmp_path, initrd=b"").with_({**config, f"/boot/config-{VERSION}": None}))
@@ -79,7 +96,11 @@ def test_without_an_index_of_what_is_built_in_the_configuration_tells(tmp_path: 
 
 def test_another_kernels_modules_do_not_count(tmp_path: Path) -> None:
     other = GRUB.replace(f"vmlinuz-{VERSION}", "vmlinuz-6.1.0-19-amd64")
-    files = {"/boot/grub/grub.cfg": other, "/usr/lib/modules/6.1.0-19-amd64/modules.dep": DEP, "/usr/lib/modules/6.1.0-19-amd64/modules.builtin": ""}
+    files = {
+        "/boot/grub/grub.cfg": other,
+        "/usr/lib/modules/6.1.0-19-amd64/modules.dep": DEP,
+        "/usr/lib/modules/6.1.0-19-amd64/modules.builtin": "",
+    }
     facts = gather(guest(tmp_path).with_(files))
     found = facts.missing_at_boot("virtio_blk")
     assert isinstance(found, Known)
@@ -88,7 +109,9 @@ def test_another_kernels_modules_do_not_count(tmp_path: Path) -> None:
 
 def test_a_kernel_without_an_initramfs(tmp_path: Path) -> None:
     menu = GRUB.replace(f" initrd /boot/initrd.img-{VERSION}\n", "")
-    facts = gather(guest(tmp_path, initrd=b"").with_({"/boot/grub/grub.cfg": menu, f"/boot/initrd.img-{VERSION}": None}))
+    facts = gather(
+        guest(tmp_path, initrd=b"").with_({"/boot/grub/grub.cfg": menu, f"/boot/initrd.img-{VERSION}": None})
+    )
     assert facts.initramfs_path == Known(None, "")
     assert isinstance(facts.initramfs, Unknown)
     found = facts.missing_at_boot("virtio_pci")
@@ -173,9 +196,9 @@ def test_host_only_initramfs() -> None:
     assert gather(Tree({"/etc/dracut.conf.d/x.conf": '# c\nhostonly="yes"\n'})).host_only == Known(
         "/etc/dracut.conf.d/x.conf", "/etc/dracut.conf.d/x.conf:2"
     )
-    assert gather(Tree({"/etc/dracut.conf.d/x.conf": 'hostonly="no"\n', "/etc/initramfs-tools/initramfs.conf": "MODULES=most"})).host_only == Known(
-        None, "/etc/dracut.conf.d/x.conf:1"
-    )
+    assert gather(
+        Tree({"/etc/dracut.conf.d/x.conf": 'hostonly="no"\n', "/etc/initramfs-tools/initramfs.conf": "MODULES=most"})
+    ).host_only == Known(None, "/etc/dracut.conf.d/x.conf:1")
     assert gather(Tree({})).host_only == Known(None)
 
 

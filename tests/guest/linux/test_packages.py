@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 
 import pytest
-from guest.linux.trees import Host, Tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from diskfmt.guest.fact import Known, Unknown
 from diskfmt.guest.linux import packages, rpm_db
 from diskfmt.guest.linux.facts import gather
 from diskfmt.guest.linux.packages import Package
+from guest.linux.trees import Host, Tree
 
 DPKG = """Package: cloud-init
 Status: install ok installed
@@ -50,7 +50,9 @@ def test_dpkg() -> None:
 
 
 def test_dpkg_in_pieces() -> None:
-    tree = Tree({"/var/lib/dpkg/status.d/base": "Package: base-files\nVersion: 1\n", "/var/lib/dpkg/status.d/base.md5sums": "x"})
+    tree = Tree(
+        {"/var/lib/dpkg/status.d/base": "Package: base-files\nVersion: 1\n", "/var/lib/dpkg/status.d/base.md5sums": "x"}
+    )
     found = packages.installed(tree)
     assert found is not None
     assert set(found.by_name) == {"base-files"}
@@ -70,9 +72,14 @@ def test_no_database() -> None:
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="no dpkg here")
 def test_this_machines_packages_are_those_that_dpkg_lists() -> None:
     said = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n"], capture_output=True, text=True, check=True
+        ["dpkg-query", "-W", "-f", "${db:Status-Status}\t${Package}\t${Version}\n"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    wanted = {line.split("\t")[1]: line.split("\t")[2] for line in said.stdout.splitlines() if line.startswith("installed")}
+    wanted = {
+        line.split("\t")[1]: line.split("\t")[2] for line in said.stdout.splitlines() if line.startswith("installed")
+    }
     found = packages.installed(Host(Path("/")))
     assert found is not None
     got = {name: package.version for name, package in found.by_name.items()}
@@ -99,7 +106,11 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     if shutil.which("rpmbuild") is None or shutil.which("rpm") is None:
         pytest.skip("rpm is not installed")
     top = tmp_path_factory.mktemp("rpms")
-    for name, version, epoch, text in [("cloud-init", "23.1.1", 0, "x"), ("big", "1.0", 2, "words of it " * 3000), ("tiny", "0", 0, ".")]:
+    for name, version, epoch, text in [
+        ("cloud-init", "23.1.1", 0, "x"),
+        ("big", "1.0", 2, "words of it " * 3000),
+        ("tiny", "0", 0, "."),
+    ]:
         spec = top / f"{name}.spec"
         spec.write_text(SPEC.format(name=name, version=version, epoch=epoch, text=text))
         subprocess.run(
@@ -110,14 +121,18 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(top.glob("noarch/*.rpm"))
 
 
+def rpm_command(where: Path, backend: str) -> list[str]:
+    return ["rpm", "--root", str(where), "--define", f"_db_backend {backend}", "--define", "_dbpath /var/lib/rpm"]
+
+
 def database(rpms: list[Path], top: Path, backend: str) -> Path:
     """A root whose rpm database has the packages."""
     where = top / "root"
     done = subprocess.run(
-        ["rpm", "--root", str(where), "--define", f"_db_backend {backend}", "--define", "_dbpath /var/lib/rpm"]
-        + ["--nodeps", "--noscripts", "--ignorearch", "-i", *map(str, rpms)],
+        [*rpm_command(where, backend), "--nodeps", "--noscripts", "--ignorearch", "-i", *map(str, rpms)],
         capture_output=True,
         text=True,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"this rpm makes no {backend} database here: {done.stderr.strip()[:200]}")
@@ -127,8 +142,7 @@ def database(rpms: list[Path], top: Path, backend: str) -> Path:
 def listed(where: Path, backend: str) -> set[tuple[str, str, str]]:
     """What rpm itself says of its database."""
     said = subprocess.run(
-        ["rpm", "--root", str(where), "--define", f"_db_backend {backend}", "--define", "_dbpath /var/lib/rpm", "-qa"]
-        + ["--qf", "%{NAME} %{EPOCH}:%{VERSION}-%{RELEASE} %{ARCH}\\n"],
+        [*rpm_command(where, backend), "-qa", "--qf", "%{NAME} %{EPOCH}:%{VERSION}-%{RELEASE} %{ARCH}\\n"],
         capture_output=True,
         text=True,
         check=True,
@@ -152,7 +166,7 @@ def test_rpm_databases_of_rpm(backend: str, name: str, rpms: list[Path], tmp_pat
     assert found.by_name["big"].version == "2:1.0-3.el9"
     # The same after one was removed: its slot is free.
     subprocess.run(
-        ["rpm", "--root", str(where), "--define", f"_db_backend {backend}", "--define", "_dbpath /var/lib/rpm", "-e", "tiny"],
+        [*rpm_command(where, backend), "-e", "tiny"],
         check=True,
         capture_output=True,
     )
@@ -199,7 +213,7 @@ def test_hostile_sqlite(tmp_path: Path) -> None:
 
     for number, script in enumerate(
         [
-            "CREATE VIEW Packages AS WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM a) SELECT x AS blob FROM a",
+            "CREATE VIEW Packages AS WITH RECURSIVE a(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM a) SELECT x blob FROM a",
             "CREATE TABLE Packages (hnum INTEGER, blob TEXT); INSERT INTO Packages VALUES (1, 'text')",
             "CREATE TABLE Other (x)",
             "CREATE TABLE Packages (hnum INTEGER)",
@@ -245,7 +259,9 @@ def ndb(headers: list[bytes], free: int = 3) -> bytearray:
         room = bytes(blocks * 16 - 12 - 16 - len(header))
         tail = struct.pack("<II4s", zlib.adler32(head + header), len(header), b"BlbE")
         body += head + header + room + tail
-        slots += [struct.pack("<4sIII", b"Slot", number, block, blocks)] + [struct.pack("<4sIII", b"Slot", 0, 0, 0)] * free
+        slots += [struct.pack("<4sIII", b"Slot", number, block, blocks)] + [
+            struct.pack("<4sIII", b"Slot", 0, 0, 0)
+        ] * free
         block += blocks
     table = struct.pack("<4sIIII12x", b"RpmP", 0, 9, 1, len(headers) + 1) + b"".join(slots)
     table += struct.pack("<4sIII", b"Slot", 0, 0, 0) * ((4096 - len(table)) // 16)

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from guest.linux.trees import Host, Tree
 from images import PROJECT
 
 from diskfmt.guest.fact import Known
 from diskfmt.guest.linux import elf
 from diskfmt.guest.linux.facts import gather
 from diskfmt.guest.linux.os_release import Release, identify
-
+from guest.linux.trees import Host, Tree
 
 TRUTHS = Path(os.environ.get("DISKFMT_OS_RELEASE", PROJECT.parent / "shared" / "os-release"))
 if not TRUTHS.is_dir() and "DISKFMT_IMAGES" in os.environ:
@@ -48,11 +47,26 @@ def test_the_release_files_of_real_distributions() -> None:
         ({"/etc/os-release": 'ID="rocky"\nVERSION_ID="9.3"\nID_LIKE="rhel centos fedora"\n'}, "rocky", "9.3", "rhel"),
         ({"/etc/os-release": 'ID="almalinux"\nVERSION_ID="8.9"\n'}, "almalinux", "8.9", "rhel"),
         ({"/etc/os-release": "ID=debian\n", "/etc/debian_version": "trixie/sid\n"}, "debian", ".", "debian"),
-        ({"/usr/lib/os-release": "ID=debian\nVERSION_ID='12'\n", "/etc/debian_version": "12.11\n"}, "debian", "12.11", "debian"),
+        (
+            {"/usr/lib/os-release": "ID=debian\nVERSION_ID='12'\n", "/etc/debian_version": "12.11\n"},
+            "debian",
+            "12.11",
+            "debian",
+        ),
         ({"/etc/os-release": "ID=alpine\nVERSION_ID=3.19.1\n"}, "alpine", "3.19", "alpine"),
         ({"/etc/alpine-release": "3.4.6\n"}, "alpine", "3.4", "alpine"),
-        ({"/etc/os-release": 'ID="opensuse-tumbleweed"\nVERSION_ID="20240101"\nID_LIKE="opensuse suse"\n'}, "opensuse-tumbleweed", "20240101.", "suse"),
-        ({"/etc/SuSE-release": "SUSE Linux Enterprise Server 11 (x86_64)\nVERSION = 11\nPATCHLEVEL = 4\n"}, "sles", "11.4", "suse"),
+        (
+            {"/etc/os-release": 'ID="opensuse-tumbleweed"\nVERSION_ID="20240101"\nID_LIKE="opensuse suse"\n'},
+            "opensuse-tumbleweed",
+            "20240101.",
+            "suse",
+        ),
+        (
+            {"/etc/SuSE-release": "SUSE Linux Enterprise Server 11 (x86_64)\nVERSION = 11\nPATCHLEVEL = 4\n"},
+            "sles",
+            "11.4",
+            "suse",
+        ),
         ({"/etc/redhat-release": "CentOS release 5.11 (Final)\n"}, "centos", "5.11", "rhel"),
         ({"/etc/lsb-release": "DISTRIB_ID=Ubuntu\nDISTRIB_RELEASE=8.04\n"}, "ubuntu", "8.04", "debian"),
         ({"/etc/arch-release": ""}, "arch", ".", "arch"),
@@ -62,7 +76,11 @@ def test_the_release_files_of_real_distributions() -> None:
 def test_others(files: dict[str, str], distro: str, version: str, family: str) -> None:
     found = release(files)
     assert found is not None
-    assert (found.distro, f"{found.major}.{found.minor}", found.family) == (distro, version if "." in version else f"{version}.", family)
+    assert (found.distro, f"{found.major}.{found.minor}", found.family) == (
+        distro,
+        version if "." in version else f"{version}.",
+        family,
+    )
 
 
 def test_nothing_says_what_it_is() -> None:
