@@ -128,7 +128,7 @@ def debian(default: str, env: str | None = None) -> Tree:
         ("0", None, "UUID=aaaa-bbbb"),
         ("1>1", None, "/dev/sda1"),
         ("1", None, "UUID=aaaa-bbbb"),
-        ("gnulinux-advanced-aaaa>gnulinux-6.1.0-17-amd64-aaaa", None, "/dev/sda1"),
+        ("gnulinux-aaaa>gnulinux-6.1.0-17-amd64-aaaa", None, "/dev/sda1"),
         (
             "Advanced options for Debian GNU/Linux>Debian, with Linux 6.1.0-17-amd64 (>> old)",
             None,

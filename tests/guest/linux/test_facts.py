@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diskfmt.guest.base import Entry, FileKind, GuestError
 from diskfmt.guest.fact import Known, Unknown
@@ -208,3 +210,71 @@ def test_live_systems_and_other_trees() -> None:
     assert gather(Tree({"/etc/passwd": ""})).live_or_installer == Known(None, "")
     assert not is_linux(Tree({"/Windows/System32/config/SYSTEM": b""}))
     assert not is_linux(Tree({"/etc/passwd": ""}))
+
+
+PATHS = [
+    *(
+        "/etc/os-release",
+        "/etc/redhat-release",
+        "/etc/SuSE-release",
+        "/usr/bin/sh",
+        "/etc/passwd",
+        "/etc/shadow",
+        "/etc/fstab",
+    ),
+    *(
+        "/boot/grub/grub.cfg",
+        "/boot/grub/grubenv",
+        "/boot/grub/menu.lst",
+        "/boot/extlinux.conf",
+        "/efi/loader/loader.conf",
+    ),
+    *(
+        "/efi/loader/entries/a.conf",
+        "/boot/loader/entries/b.conf",
+        f"{MODULES}/modules.dep",
+        f"{MODULES}/modules.builtin",
+    ),
+    *(f"/boot/config-{VERSION}", f"/boot/initrd.img-{VERSION}", f"/boot/vmlinuz-{VERSION}", "/etc/modprobe.d/a.conf"),
+    *("/var/lib/dpkg/status", "/lib/apk/db/installed", "/var/lib/rpm/rpmdb.sqlite", "/var/lib/rpm/Packages"),
+    *("/var/lib/rpm/Packages.db", "/etc/cloud/cloud.cfg", "/etc/cloud/cloud.cfg.d/a.cfg", "/etc/cloud/ds-identify.cfg"),
+    *("/etc/netplan/a.yaml", "/etc/network/interfaces", "/etc/sysconfig/network-scripts/ifcfg-a", "/etc/crypttab"),
+    *("/etc/NetworkManager/system-connections/a", "/etc/systemd/network/a.network", "/etc/systemd/network/a.link"),
+    *("/etc/udev/rules.d/70-persistent-net.rules", "/etc/mdadm.conf", "/etc/lvm/lvm.conf", "/etc/ssh/sshd_config"),
+    *("/etc/lvm/devices/system.devices", "/etc/selinux/config", "/etc/adjtime", "/etc/sudoers", "/etc/machine-id"),
+    *("/etc/init/a.conf", "/etc/systemd/system-preset/a.preset", "/etc/dracut.conf", "/etc/kernel/cmdline"),
+]
+WORDS = [
+    *(b"\n", b" ", b"=", b":", b'"', b"'", b"\\", b"{", b"}", b"[", b"]", b"#", b"$", b"\0", b"\xff\xfe", b"a", b"1"),
+    *(b"9" * 5000, b"menuentry x {\n", b"if [ a ]; then\n", b"fi\n", b"linux /k root=UUID=1\n", b"070701", b"0" * 104),
+    *(
+        b"\x1f\x8b\x08",
+        b"\x28\xb5\x2f\xfd",
+        b"\x02\x21\x4c\x18",
+        b"\xfd7zXZ\x00",
+        b"RpmP",
+        b"SQLite format 3\0",
+        bytes(40),
+    ),
+    *(
+        b"network:\n  ethernets:\n    a: {",
+        b"iface a inet dhcp\n",
+        b"[Match]\nMACAddress=",
+        b"title x\n",
+        b"- ",
+        b"&a *a\n",
+    ),
+]
+
+
+@settings(max_examples=150)
+@given(
+    st.dictionaries(
+        st.sampled_from(PATHS), st.lists(st.sampled_from(WORDS) | st.binary(max_size=20), max_size=15), max_size=12
+    )
+)
+def test_whatever_the_files_hold_every_fact_is_known_or_unknown(files: dict[str, list[bytes]]) -> None:
+    facts = gather(Tree({path: b"".join(words) for path, words in files.items()}))
+    for name, fact in every(facts).items():
+        assert isinstance(fact, Known | Unknown), name
+    assert isinstance(facts.missing_at_boot("virtio_blk"), Known | Unknown)
