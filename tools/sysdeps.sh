@@ -53,6 +53,14 @@ test)
   have xorriso || want="$want xorriso"
   # What the readers of guests are compared with.
   [ -e /usr/share/doc/liblzo2-2 ] || want="$want liblzo2-2"
+  have cpio || want="$want cpio"
+  have xz || want="$want xz-utils"
+  have bzip2 || want="$want bzip2"
+  have zstd || want="$want zstd"
+  have lz4 || want="$want lz4"
+  have lzop || want="$want lzop"
+  have rpmbuild || want="$want rpm"
+  have db5.3_load || want="$want db5.3-util"
   ;;
 fuzz) have clang || want="$want clang" ;;
 boot)

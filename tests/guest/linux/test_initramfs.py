@@ -1,5 +1,6 @@
 """Initramfs files made by cpio and every compressor, and damaged ones."""
 
+import contextlib
 import os
 import random
 import struct
@@ -169,10 +170,8 @@ def test_one_byte_changed_is_read_or_refused(data: st.DataObject) -> None:
     if not main:
         return
     main[data.draw(st.integers(0, len(main) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(GuestError):
         initramfs.parse(bytes(main), "initrd")
-    except GuestError:
-        pass
 
 
 MAIN: dict[str, bytes] = {}

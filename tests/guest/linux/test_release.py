@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from guest.linux.trees import Host, Tree
 from images import PROJECT
 
 from diskfmt.guest.fact import Known
 from diskfmt.guest.linux import elf
 from diskfmt.guest.linux.facts import gather
 from diskfmt.guest.linux.os_release import Release, identify
-
+from guest.linux.trees import Host, Tree
 
 TRUTHS = Path(os.environ.get("DISKFMT_OS_RELEASE", PROJECT.parent / "shared" / "os-release"))
 if not TRUTHS.is_dir() and "DISKFMT_IMAGES" in os.environ:

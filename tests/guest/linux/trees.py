@@ -86,7 +86,7 @@ class Host:
 
 
 class Tree:
-    """Files by path: bytes or str is a file, a PurePosixPath is a link, an Entry a file with attributes and no bytes."""
+    """Files by path: bytes or str is a file, a PurePosixPath a link, an Entry a file with attributes and no bytes."""
 
     def __init__(self, files: Mapping[str, bytes | str | PurePosixPath | Entry]) -> None:
         self._files = dict(files)

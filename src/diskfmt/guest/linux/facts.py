@@ -246,15 +246,23 @@ class LinuxFacts:
         return Known(module_files.ModprobeRules(blacklist=blacklist, disabled=rules.disabled))
 
     def missing_at_boot(self, *drivers: str) -> Fact[frozenset[str]]:
-        """What these drivers need before the root is there, and what is neither built in nor in the initramfs."""
+        """What these drivers need before the root is there, and what is neither built in nor in the initramfs.
+
+        A kernel without an initramfs has what is built in, and nothing else.
+        """
         try:
-            known, inside = _need(self.modules), _need(self.initramfs)
+            known, path = _need(self.modules), _need(self.initramfs_path)
+            wanted = known.value.closure(drivers)
+            if path.value is None:
+                return Known(wanted, path.evidence or known.evidence)
+            inside = _need(self.initramfs)
         except GuestError as error:
             return Unknown(error.message)
-        wanted = known.value.closure(drivers)
         missing = wanted - inside.value.modules.get(known.value.version, frozenset())
         if missing and inside.value.hidden:
             return Unknown(f"{inside.evidence} contains {inside.value.hidden[0]}, which is not looked into")
+        if missing and inside.value.problem:
+            return Unknown(f"{inside.evidence}: {inside.value.problem}")
         return Known(missing, inside.evidence)
 
     # ---- software --------------------------------------------------------------------------------------------------

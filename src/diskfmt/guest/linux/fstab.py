@@ -154,7 +154,7 @@ def parse_fstab(data: bytes) -> Fstab:
             continue
         point = fields[1].rstrip("/") or "/"
         options = tuple(fields[3].split(",")) if len(fields) > 3 else ("defaults",)
-        check = int(fields[5]) if len(fields) > 5 and fields[5].isascii() and fields[5].isdigit() else 0
+        check = int(fields[5][:6]) if len(fields) > 5 and fields[5].isascii() and fields[5].isdigit() else 0
         mounts.append(
             Mount(
                 device=fields[0],

@@ -104,13 +104,14 @@ def ndb_headers(data: bytes) -> Iterator[bytes]:
         magic, package, block, blocks = struct.unpack_from("<4sIII", data, at)
         if magic != b"Slot":
             raise DamagedError("a slot without its magic", offset=at)
-        if package == 0 or block == 0:
-            continue
-        begin = block * _NDB_BLOCK
-        if begin + blocks * _NDB_BLOCK > len(data) or blocks < 2:
+        if block == 0:
+            continue  # free
+        begin, after = block * _NDB_BLOCK, (block + blocks) * _NDB_BLOCK
+        if package == 0 or begin < stop or after > len(data) or blocks < 2:
             raise DamagedError("a package outside of the file", offset=at)
         mark, number, _generation, length = struct.unpack_from("<4sIII", data, begin)
-        if mark != b"BlbS" or number != package or 16 + length + 12 > blocks * _NDB_BLOCK:
+        _checksum, again, end = struct.unpack_from("<II4s", data, after - 12)
+        if (mark, number, end, again) != (b"BlbS", package, b"BlbE", length) or 16 + length + 12 > after - begin:
             raise DamagedError("a package that is not where its slot says", offset=begin)
         yield data[begin + 16 : begin + 16 + length]
 

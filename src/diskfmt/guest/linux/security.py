@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from diskfmt.guest.base import Entry
-from diskfmt.guest.linux.root import Root, content, is_file, sorted_names
+from diskfmt.guest.linux.root import Root, content, first_existing, is_file, sorted_names
 from diskfmt.guest.linux.text import decode, lines, significant, words
 
 IMMUTABLE: Final = 0x10
 NO_PASSWORD: Final = "none"  # noqa: S105 - a word, not a password
+_SSHD: Final = ("/usr/sbin/sshd", "/sbin/sshd", "/usr/bin/sshd", "/usr/sbin/dropbear", "/usr/bin/dropbear")
 _MAX_HOMES: Final = 1000
 _NO_LOGIN: Final = frozenset({"nologin", "false", "sync", "shutdown", "halt", "true", "git-shell", "rbash-nologin"})
 
@@ -73,8 +74,12 @@ def parse_accounts(passwd: bytes, shadow: bytes) -> tuple[Account, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshServer:
-    """sshd_config and its pieces: keyword in lower case → (value, where), the first one counts; no Match blocks."""
+    """The server's `program` (None: there is none), and sshd_config with its pieces.
 
+    `settings`: keyword in lower case → (value, where), the first one counts; Match blocks are left out.
+    """
+
+    program: str | None
     settings: Mapping[str, tuple[str, str]]
 
     def get(self, name: str) -> str | None:
@@ -83,7 +88,7 @@ class SshServer:
         return found[0] if found else None
 
 
-def parse_sshd(files: list[tuple[str, bytes]]) -> SshServer:
+def parse_sshd(files: list[tuple[str, bytes]]) -> dict[str, tuple[str, str]]:
     """The settings of configuration files (path, content) in the order in which sshd reads them."""
     found: dict[str, tuple[str, str]] = {}
     for path, data in files:
@@ -95,7 +100,7 @@ def parse_sshd(files: list[tuple[str, bytes]]) -> SshServer:
                 break
             if len(parts) > 1:
                 found.setdefault(parts[0].lower(), (parts[1], f"{path}:{number}"))
-    return SshServer(settings=found)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +156,7 @@ def _sshd(root: Root) -> SshServer:
         directory = "/etc/ssh/sshd_config.d"
         paths = [f"{directory}/{name}" for name in sorted_names(root, directory, ".conf")]
         found = [(path, content(root, path) or b"") for path in paths]
-    return parse_sshd([*found, (main, data)])
+    return SshServer(program=first_existing(root, *_SSHD), settings=parse_sshd([*found, (main, data)]))
 
 
 def _selinux(root: Root) -> str:
