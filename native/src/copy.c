@@ -11,6 +11,8 @@
  * One thread at a time writes: Linux locks the inode for each buffered write, and who waits for it there only spins.
  * A unit larger than a batch (VHD block, 2 MiB cluster) gets its place with its first batch that is not zero; the
  * file is new, so the batches of that unit that are zero need not be written.
+ *
+ * copy_batch.c makes a batch, copy_place.c hands out its places, copy_write.c writes it.
  */
 #define _GNU_SOURCE
 #include "copy.h"

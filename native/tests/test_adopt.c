@@ -187,11 +187,9 @@ static void from_to(int codec, int target, int window, bool hidden)
                 SAME(is_kept(d, first, LAST, 2 * off, 4 * off, 2 * on, 4 * on), any && !hidden);
                 CHECK(first->places[NOTHING] == 0);
                 SAME(first->adopted, 2 * near + far + (any && !hidden) + (any && !plain));
-                for (int threads = 2; threads <= 3; threads++) {
-                    outcome *other = run(d, p, threads);
-                    CHECK(memcmp(first, other, sizeof(*first)) == 0);
-                    free(other);
-                }
+                outcome *other = run(d, p, 3);
+                CHECK(memcmp(first, other, sizeof(*first)) == 0);
+                free(other);
                 p.adopt = 0;
                 outcome *anew = run(d, p, 2);
                 SAME(anew->adopted, 0);
@@ -277,7 +275,7 @@ int main(void)
         for (int codec = DFMT_DEFLATE; codec <= DFMT_ZSTD; codec++)
             for (int target = DFMT_DEFLATE; target <= DFMT_ZSTD; target++)
                 if (dfmt_can_decode(codec) && dfmt_can_encode(codec, 1, 15) && dfmt_can_encode(target, 0, 12))
-                    for (int hidden = 0; hidden < 2; hidden++)
+                    for (int hidden = 0; hidden < (window == 12 ? 2 : 1); hidden++)
                         from_to(codec, target, window, hidden);
     damaged(DFMT_DEFLATE);
     damaged(DFMT_ZLIB);
