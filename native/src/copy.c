@@ -29,7 +29,8 @@
 /* Must the engine look at the units of a row? */
 static bool is_wanted(const dfmt_copy *copy, const dfmt_row *row)
 {
-    return row->kind <= DFMT_ENCODED || (row->kind == DFMT_ZERO && copy->p.zeroes == DFMT_ZEROES_STORE && !copy->p.fixed);
+    bool stores_zeroes = copy->p.zeroes == DFMT_ZEROES_STORE && !copy->p.fixed;
+    return row->kind <= (stores_zeroes ? DFMT_ZERO : DFMT_ENCODED);
 }
 
 /* Give the slot the next batch that holds a row that is wanted. False: there is none. */
