@@ -239,6 +239,8 @@ def test_chunks_cover_what_is_stored_in_whole_units(rows: Rows, data: st.DataObj
     unit = data.draw(st.sampled_from((1, 2, 8, 32, 1024)))
     most = data.draw(st.integers(1, 9))
     every = data.draw(st.integers(1, 12))
+    zeroes = data.draw(st.booleans())
+    last_kind = Kind.ZERO if zeroes else Kind.ENCODED
 
     def windows() -> Iterator[Rows]:
         for i in range(0, len(rows), every):
@@ -248,7 +250,7 @@ def test_chunks_cover_what_is_stored_in_whole_units(rows: Rows, data: st.DataObj
     said = meaning(rows)
     covered = [False] * end
     last = 0
-    for part in chunks(windows(), unit=unit, max_units=most):
+    for part in chunks(windows(), unit=unit, max_units=most, zeroes=zeroes):
         start, stop = start_of(part), end_of(part)
         require_normal(part, start, stop, (1000, 1000))
         assert start >= last
@@ -256,11 +258,11 @@ def test_chunks_cover_what_is_stored_in_whole_units(rows: Rows, data: st.DataObj
         assert start % unit == 0
         assert stop % unit == 0 or stop == end
         assert 0 < stop - start <= most * unit
-        assert np.any(part["kind"] <= Kind.ENCODED)
+        assert np.any(part["kind"] <= last_kind)
         assert meaning(part) == said[start:stop]
         covered[start:stop] = [True] * (stop - start)
     for i in range(0, end, unit):
-        if any(byte[0] <= Kind.ENCODED for byte in said[i : i + unit]):
+        if any(byte[0] <= last_kind for byte in said[i : i + unit]):
             assert all(covered[i : i + unit])
 
 
@@ -269,6 +271,17 @@ def test_chunks_of_nothing_stored_are_none() -> None:
     assert list(chunks([rows], unit=65536, max_units=4)) == []
     assert list(chunks([], unit=65536, max_units=4)) == []
     assert list(chunks([rows[:0]], unit=65536, max_units=4)) == []
+
+
+def test_chunks_with_zeroes_cover_zero_rows_but_no_holes() -> None:
+    rows = table(
+        changed(ZERO_ROW, length=2**46),
+        changed(ZERO_ROW, guest_off=2**46, length=2**46, kind=Kind.HOLE),
+    )
+    parts = list(chunks([rows], unit=65536, max_units=1 << 18, zeroes=True))
+    assert len(parts) == 2**46 // (65536 << 18)
+    assert end_of(parts[-1]) == 2**46
+    assert all(len(part) == 1 for part in parts)
 
 
 def test_chunks_of_a_huge_row_are_cut_without_looking_at_its_units() -> None:

@@ -1,5 +1,5 @@
-/* fuzz_walk.c - any bytes as a deflate stream: what the walk takes decodes to as many bytes, from as many bytes, and with
- * the same codes under any other limit. Input: log2 of the most bytes, limit of the distance (2 bytes), stream. */
+/* fuzz_walk.c - any bytes as a deflate stream: what the walk takes decodes to as many bytes, from as many bytes, and is
+ * taken with any limit that its largest distance keeps. Input: log2 of the most bytes, limit of the distance (2 bytes), stream. */
 #include "internal.h"
 
 #include <stdlib.h>

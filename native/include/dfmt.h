@@ -211,8 +211,8 @@ dfmt_copy *dfmt_copy_new(const dfmt_io *io, const int *fds, size_t fd_count, int
 void dfmt_copy_free(dfmt_copy *copy);
 
 /* Copy the units of a table. rows[0] starts on a multiple of the unit. For unit i from there, places[i] becomes the
- * host offset of its data (behind prefix or marker; 0 or DFMT_ZERO_PLACE: not stored), stored[i] its stored bytes (equal to
- * the unit: plain; otherwise the length of its frame). A fixed placement takes NULL for both. Returns when
+ * host offset of its data (behind prefix or marker; 0 or DFMT_ZERO_PLACE: not stored), stored[i] its stored bytes
+ * (equal to the unit: plain; otherwise the length of its frame). A fixed placement takes NULL for both. Returns when
  * everything is written, or the first error in guest order is known. Tables come in ascending order. */
 int dfmt_copy_run(dfmt_copy *copy, const dfmt_row *rows, size_t row_count, uint64_t *places, uint64_t *stored,
                   size_t units, dfmt_error *err);

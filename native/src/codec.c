@@ -1,13 +1,13 @@
 /* codec.c - one frame at a time, and which codecs there are.
  *
  *            decode                    encode: level 0 to 3      level 4 and up, full window   and a smaller window
- *   DEFLATE  libdeflate, else zlib     ISA-L (0 is 1)            libdeflate, to 12             zlib, to 9
- *   ZLIB     libdeflate, else zlib     ISA-L (0 is 1)            libdeflate, to 12             zlib, to 9
+ *   DEFLATE  libdeflate, else zlib     ISA-L (0 is 2)            libdeflate, to 12             zlib, to 9
+ *   ZLIB     libdeflate, else zlib     ISA-L (0 is 2)            libdeflate, to 12             zlib, to 9
  *   ZSTD     libzstd                   libzstd, to 22 (0 is its default)
  *
- * Without ISA-L its levels are as the others; without libdeflate or zlib the other of the two serves. libdeflate has no
- * way to bound its match distances, so a window below 32 KiB is ISA-L's or zlib's. Inflate always accepts distances of
- * 32 KiB.
+ * Without ISA-L its levels are as the others (0 is 1); without libdeflate or zlib the other of the two serves.
+ * libdeflate has no way to bound its match distances, so a window below 32 KiB is ISA-L's or zlib's. Inflate always
+ * accepts distances of 32 KiB.
  */
 #include "internal.h"
 #include "libraries.h"

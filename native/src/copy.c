@@ -11,6 +11,8 @@
  * One thread at a time writes: Linux locks the inode for each buffered write, and who waits for it there only spins.
  * A unit larger than a batch (VHD block, 2 MiB cluster) gets its place with its first batch that is not zero; the
  * file is new, so the batches of that unit that are zero need not be written.
+ *
+ * copy_batch.c makes a batch, copy_place.c hands out its places, copy_write.c writes it.
  */
 #define _GNU_SOURCE
 #include "copy.h"
@@ -27,7 +29,8 @@
 /* Must the engine look at the units of a row? */
 static bool is_wanted(const dfmt_copy *copy, const dfmt_row *row)
 {
-    return row->kind <= DFMT_ENCODED || (row->kind == DFMT_ZERO && copy->p.zeroes == DFMT_ZEROES_STORE && !copy->p.fixed);
+    bool stores_zeroes = copy->p.zeroes == DFMT_ZEROES_STORE && !copy->p.fixed;
+    return row->kind <= (stores_zeroes ? DFMT_ZERO : DFMT_ENCODED);
 }
 
 /* Give the slot the next batch that holds a row that is wanted. False: there is none. */

@@ -9,14 +9,15 @@
 enum { MAX_BITS = 15, LITERALS = 288, DISTANCES = 32, PRECODES = 19, END_OF_BLOCK = 256 };
 enum { LITERAL_BITS = 11, DISTANCE_BITS = 9, PRECODE_BITS = 7 }; /* looked up at once; longer codes are rare */
 
-/* An entry says how long the code is, and what its symbol means: a literal, the end of the block, or a base and a
- * number of extra bits. 0: a longer code, or none. */
+/* What a symbol means: a literal, the end of the block, or a base and a number of extra bits. An entry of a table adds
+ * the length of the code to both low bytes. 0: a longer code, or none. */
 #define LITERAL UINT32_C(0x80000000)
 #define END UINT32_C(0x00008000)
-#define BASE(base, extra) ((uint32_t)(base) << 16 | (uint32_t)(extra) << 8)
+#define MEANS(base, extra) ((uint32_t)(base) << 16 | (uint32_t)(extra) << 8)
+#define ENTRY(means, code_length) ((means) + (code_length)*UINT32_C(0x101))
 #define CODE_LENGTH(entry) ((entry)&0x1f)
-#define EXTRA(entry) (((entry) >> 8) & 0x1f)
-#define BASE_OF(entry) (((entry) >> 16) & 0x7fff)
+#define WHOLE_LENGTH(entry) (((entry) >> 8) & 0x3f) /* with the extra bits */
+#define BASE(entry) (((entry) >> 16) & 0x7fff)
 
 typedef struct code {
     uint16_t count[MAX_BITS + 1]; /* symbols of each length */
@@ -34,12 +35,13 @@ static uint32_t literal_meaning(unsigned symbol)
 {
     static const uint16_t base[] = {3,  4,  5,  6,  7,  8,  9,  10, 11,  13,  15,  17,  19,  23, 27,
                                     31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
-    static const uint8_t extra[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const uint8_t extra[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                    2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
     if (symbol < END_OF_BLOCK)
         return LITERAL;
     if (symbol == END_OF_BLOCK)
         return END;
-    return symbol < 286 ? BASE(base[symbol - 257], extra[symbol - 257]) : 0;
+    return symbol < 286 ? MEANS(base[symbol - 257], extra[symbol - 257]) : 0;
 }
 
 static uint32_t distance_meaning(unsigned symbol)
@@ -47,20 +49,22 @@ static uint32_t distance_meaning(unsigned symbol)
     if (symbol >= 30)
         return 0;
     unsigned extra = symbol < 4 ? 0 : symbol / 2 - 1;
-    return symbol < 4 ? BASE(symbol + 1, 0) : BASE(1 + ((2 + symbol % 2) << extra), extra);
+    return symbol < 4 ? MEANS(symbol + 1, 0) : MEANS(1 + ((2 + symbol % 2) << extra), extra);
 }
 
 static uint32_t precode_meaning(unsigned symbol)
 {
-    return BASE(symbol + 1, 0); /* + 1: no meaning is 0 */
+    return MEANS(symbol + 1, 0); /* + 1: no meaning is 0 */
 }
 
+/* Codes are sent from their high end. */
 static unsigned reversed(unsigned value, unsigned bits)
 {
-    unsigned result = 0;
-    for (unsigned i = 0; i < bits; i++)
-        result |= (value >> i & 1) << (bits - 1 - i);
-    return result;
+    value = (value & 0x5555) << 1 | (value >> 1 & 0x5555);
+    value = (value & 0x3333) << 2 | (value >> 2 & 0x3333);
+    value = (value & 0x0f0f) << 4 | (value >> 4 & 0x0f0f);
+    value = (value & 0x00ff) << 8 | (value >> 8 & 0x00ff);
+    return value >> (16 - bits);
 }
 
 /* Section 3.2.2: codes from lengths. `sparse`: one symbol or none is enough. */
@@ -90,10 +94,11 @@ static bool build(const uint8_t *lengths, unsigned symbols, bool sparse, uint32_
             continue;
         c->symbols[place[bits]++] = (uint16_t)i;
         unsigned value = first[bits]++;
-        if (bits > table_bits || meaning(i) == 0)
+        uint32_t means = meaning(i);
+        if (bits > table_bits || means == 0)
             continue;
         for (unsigned at = reversed(value, bits); at < 1U << table_bits; at += 1U << bits)
-            table[at] = meaning(i) | bits;
+            table[at] = ENTRY(means, bits);
     }
     return true;
 }
@@ -108,7 +113,7 @@ static uint32_t long_code(const code *c, uint64_t word, uint32_t (*meaning)(unsi
         int count = c->count[bits];
         if (value - first < count) {
             uint32_t means = meaning(c->symbols[at + value - first]);
-            return means != 0 ? means | bits : 0;
+            return means != 0 ? ENTRY(means, bits) : 0;
         }
         at += count;
         first = (first + count) << 1;
@@ -200,7 +205,8 @@ static bool fixed_codes(tables *t)
     memset(lengths + LITERALS, 5, DISTANCES);
     t->fixed = true;
     return build(lengths, LITERALS, false, literal_meaning, &t->literal, t->literal_table, LITERAL_BITS) &&
-           build(lengths + LITERALS, DISTANCES, false, distance_meaning, &t->distance, t->distance_table, DISTANCE_BITS);
+           build(lengths + LITERALS, DISTANCES, false, distance_meaning, &t->distance, t->distance_table,
+                 DISTANCE_BITS);
 }
 
 /* Section 3.2.7. */
@@ -228,7 +234,7 @@ static bool dynamic_codes(bits *b, tables *t)
             return false;
         uint32_t entry = table[b->word & ((1U << PRECODE_BITS) - 1)];
         take(b, CODE_LENGTH(entry));
-        unsigned symbol = BASE_OF(entry) - 1, repeat = 1;
+        unsigned symbol = BASE(entry) - 1, repeat = 1;
         uint8_t value = 0;
         if (symbol < 16)
             value = (uint8_t)symbol;
@@ -248,30 +254,56 @@ static bool dynamic_codes(bits *b, tables *t)
            build(lengths + literals, distances, true, distance_meaning, &t->distance, t->distance_table, DISTANCE_BITS);
 }
 
+static inline uint32_t literal_at(const bits *b, const tables *t)
+{
+    return t->literal_table[b->word & ((1U << LITERAL_BITS) - 1)];
+}
+
+/* Base and extra bits of an entry, which the stream goes on behind. */
+static inline uint32_t take_value(bits *b, uint32_t entry)
+{
+    return BASE(entry) + (take(b, WHOLE_LENGTH(entry)) >> CODE_LENGTH(entry));
+}
+
 static bool coded_block(bits *stream, const tables *t, uint32_t furthest, dfmt_walk *walk)
 {
     bits b = *stream; /* in registers */
     uint64_t made = walk->made;
     uint32_t distance_seen = walk->distance;
     for (;;) {
-        if (b.have < 48 && !fill(&b)) /* the longest length and distance */
+        if (!fill(&b))
             return false;
-        uint32_t entry = t->literal_table[b.word & ((1U << LITERAL_BITS) - 1)];
+        uint32_t entry = literal_at(&b, t);
+        if (entry & LITERAL) { /* up to three of them from one word */
+            take(&b, CODE_LENGTH(entry));
+            made++;
+            entry = literal_at(&b, t);
+            if (entry & LITERAL) {
+                take(&b, CODE_LENGTH(entry));
+                made++;
+                entry = literal_at(&b, t);
+            }
+            if (entry & LITERAL) {
+                take(&b, CODE_LENGTH(entry));
+                made++;
+                continue;
+            }
+            if (!fill(&b)) /* what is looked up already stays where it is */
+                return false;
+        }
         if (entry == 0 && (entry = long_code(&t->literal, b.word, literal_meaning)) == 0)
             return false;
-        take(&b, CODE_LENGTH(entry));
+        uint32_t length = take_value(&b, entry);
         if (entry & LITERAL) {
             made++;
             continue;
         }
         if (entry & END)
             break;
-        uint32_t length = BASE_OF(entry) + take(&b, EXTRA(entry));
         entry = t->distance_table[b.word & ((1U << DISTANCE_BITS) - 1)];
         if (entry == 0 && (entry = long_code(&t->distance, b.word, distance_meaning)) == 0)
             return false;
-        take(&b, CODE_LENGTH(entry));
-        uint32_t distance = BASE_OF(entry) + take(&b, EXTRA(entry));
+        uint32_t distance = take_value(&b, entry);
         if (distance > distance_seen) {
             if (distance > made || distance > furthest)
                 return false;

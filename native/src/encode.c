@@ -93,11 +93,14 @@ static size_t libdeflate_run(dfmt_encoder *encoder, const uint8_t *in, size_t in
 }
 #endif
 
+/* ISA-L's level 2 takes a twentieth more time than its level 1, and makes one per cent less. */
+#define FAST_LEVEL (HAVE_ISAL ? 2 : 1)
+
 /* Which library serves a deflate level: the table at the top of this file. False: none. */
 static bool deflate_open(dfmt_encoder *encoder)
 {
     if (encoder->level == 0)
-        encoder->level = 1;
+        encoder->level = FAST_LEVEL;
     if (encoder->level < 0 || encoder->level > 12 || encoder->window_bits < 9 || encoder->window_bits > FULL_WINDOW)
         return false;
 #if HAVE_ISAL

@@ -111,7 +111,8 @@ static int decode_row(dfmt_reader *reader, const dfmt_row *row, uint64_t skip, u
     uint64_t in_frame = row->frame_skip + skip;
     int code;
     if (in_frame == 0 && length == row->frame_len) {
-        code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, out, row->frame_len, &reader->last_used);
+        code = dfmt_decoder_run(reader->decoder, row->codec, in, row->host_len, out, row->frame_len,
+                                &reader->last_used);
     } else {
         code = DFMT_OK;
         if (!same_frame(&reader->frame_of, row)) {

@@ -43,7 +43,8 @@ void *dfmt_isal_stream_new(size_t size)
         if (now != 0)
             continue;
         void *wanted = (void *)(uintptr_t)((uint64_t)place << 16);
-        void *got = mmap(wanted, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        void *got = mmap(wanted, size, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
         if (got == wanted)
             return got;
         if (got != MAP_FAILED)

@@ -151,7 +151,8 @@ static void is_the_disk(const disk *d, const dfmt_placement *p, const outcome *o
 }
 
 /* Is unit i of the target the frame of the source, between `head` and `tail` bytes that are its own? */
-static bool is_kept(const disk *d, const outcome *o, size_t i, size_t strip_head, size_t strip_tail, size_t head, size_t tail)
+static bool is_kept(const disk *d, const outcome *o, size_t i, size_t strip_head, size_t strip_tail, size_t head,
+                    size_t tail)
 {
     const dfmt_row *row = NULL;
     for (size_t k = 0; k < d->count; k++)
@@ -180,18 +181,17 @@ static void from_to(int codec, int target, int window, bool hidden)
                 bool any = fits && (codec != DFMT_ZLIB || target != DFMT_ZLIB || window <= target_window);
                 bool near = any && (!deflate || window <= target_window);
                 bool far = fits && (!deflate || target_window == 15);
-                size_t off = codec == DFMT_ZLIB && target == DFMT_DEFLATE, on = codec == DFMT_DEFLATE && target == DFMT_ZLIB;
+                size_t off = codec == DFMT_ZLIB && target == DFMT_DEFLATE;
+                size_t on = codec == DFMT_DEFLATE && target == DFMT_ZLIB;
                 SAME(is_kept(d, first, TEXT, 2 * off, 4 * off, 2 * on, 4 * on), near);
                 SAME(is_kept(d, first, TAILED, 2 * off, 4 * off, 2 * on, 4 * on), near);
                 SAME(is_kept(d, first, DISTANT, 2 * off, 4 * off, 2 * on, 4 * on), far);
                 SAME(is_kept(d, first, LAST, 2 * off, 4 * off, 2 * on, 4 * on), any && !hidden);
                 CHECK(first->places[NOTHING] == 0);
                 SAME(first->adopted, 2 * near + far + (any && !hidden) + (any && !plain));
-                for (int threads = 2; threads <= 3; threads++) {
-                    outcome *other = run(d, p, threads);
-                    CHECK(memcmp(first, other, sizeof(*first)) == 0);
-                    free(other);
-                }
+                outcome *other = run(d, p, 3);
+                CHECK(memcmp(first, other, sizeof(*first)) == 0);
+                free(other);
                 p.adopt = 0;
                 outcome *anew = run(d, p, 2);
                 SAME(anew->adopted, 0);
@@ -246,7 +246,8 @@ static void odd_zstd(void)
     memcpy(frames[0], skippable, sizeof(skippable));
     sizes[1] = make_frame(DFMT_ZSTD, 15, d->guest, UNIT / 2, frames[1]); /* two frames, one unit */
     sizes[1] += make_frame(DFMT_ZSTD, 15, d->guest + UNIT / 2, UNIT / 2, frames[1] + sizes[1]);
-    sizes[2] = make_frame(DFMT_ZSTD, 15, d->guest, UNIT, frames[2]); /* a skippable frame behind the unit: no part of it */
+    sizes[2] = make_frame(DFMT_ZSTD, 15, d->guest, UNIT, frames[2]);
+    /* A skippable frame behind the unit is no part of it. */
     memcpy(frames[2] + sizes[2], skippable, sizeof(skippable));
     sizes[3] = sizes[2] + sizeof(skippable);
     memcpy(frames[3], frames[2], sizes[3]);
@@ -254,7 +255,8 @@ static void odd_zstd(void)
     for (int i = 0; i < 4; i++) {
         int fd = new_file();
         SAME(dfmt_pwrite(dfmt_io_posix(), fd, frames[i], sizes[i], 0, NULL), DFMT_OK);
-        dfmt_row row = {.length = UNIT, .host_len = sizes[i], .frame_len = UNIT, .kind = DFMT_ENCODED, .codec = DFMT_ZSTD};
+        dfmt_row row = {.length = UNIT, .host_len = sizes[i], .frame_len = UNIT, .kind = DFMT_ENCODED,
+                        .codec = DFMT_ZSTD};
         dfmt_placement p = {.unit = UNIT, .align = 1, .frame_align = 1, .codec = DFMT_ZSTD, .window_bits = 15,
                             .guest_size = UNIT, .adopt = 1};
         dfmt_copy *copy = dfmt_copy_new(dfmt_io_posix(), &fd, 1, -1, &p, 1, 1);
@@ -277,7 +279,7 @@ int main(void)
         for (int codec = DFMT_DEFLATE; codec <= DFMT_ZSTD; codec++)
             for (int target = DFMT_DEFLATE; target <= DFMT_ZSTD; target++)
                 if (dfmt_can_decode(codec) && dfmt_can_encode(codec, 1, 15) && dfmt_can_encode(target, 0, 12))
-                    for (int hidden = 0; hidden < 2; hidden++)
+                    for (int hidden = 0; hidden < (window == 12 ? 2 : 1); hidden++)
                         from_to(codec, target, window, hidden);
     damaged(DFMT_DEFLATE);
     damaged(DFMT_ZLIB);

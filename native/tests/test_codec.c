@@ -41,7 +41,7 @@ static void window_holds(int codec, int window, size_t size, size_t length)
     SAME(walk.used, size - (codec == DFMT_ZLIB ? 6 : 0));
     SAME(walk.made, length);
 #if HAVE_ZLIB
-    if (length <= 4097 || (length == UNIT && window % 3 == 0))
+    if (length == 4097 || (length == UNIT && window == 12)) /* slow */
         CHECK(window_is_enough(in, size, window));
 #endif
 }
@@ -62,6 +62,8 @@ static int round_trips(int codec)
                     size_t length = lengths[i];
                     if (length > UNIT && (level > 3 || window % 3 != 0))
                         continue; /* the slow levels have shown it with shorter ones */
+                    if (content == 3 && length != 4097 && length != UNIT)
+                        continue; /* it is about windows */
                     memset(plain, 0, length);
                     if (content == 1)
                         fill_text(plain, length);
@@ -209,7 +211,7 @@ static void zstd_limits(void)
 /* A stream that is complete is enough, however the file ends: inside its last sector, or directly behind it. */
 static void streams_that_end_early(int codec)
 {
-    for (int round = 0; round < 300; round++) {
+    for (int round = 0; round < 150; round++) {
         size_t length = round % 2 == 0 ? UNIT : 512 << random_below(8);
         if (round % 3 == 0)
             fill_text(plain, length);

@@ -186,7 +186,7 @@ static void damage(void)
         fill_kind(1 + round % 4, length);
         size_t size = deflated(1 + round % 9, 15, 8, round % 5, length);
         for (uint64_t flips = random_below(3); flips-- > 0;)
-            stream[random_below(random_below(2) == 0 ? size : size < 100 ? size : 100)] ^= (uint8_t)(1U << random_below(8));
+            stream[random_below(size > 100 && random_below(2) == 0 ? 100 : size)] ^= (uint8_t)(1U << random_below(8));
         dfmt_walk walk;
         guarded in = guarded_new(size);
         memcpy(in.end - size, stream, size);

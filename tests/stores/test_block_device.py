@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from builders import raw as build
 
-from diskfmt.errors import Reason, RefusedError
+from diskfmt.errors import Reason, RefusedError, Severity
 from diskfmt.formats.detect import identify
 from diskfmt.formats.raw import FORMAT
 from diskfmt.stores.source import SourceFile
@@ -56,7 +56,9 @@ def test_device_is_described_and_raw(tmp_path: Path, attach: Attach, sector_size
         assert source.read_at(8 * MIB - sector_size, 8) == b"EFI PART"
         assert identify(source).format == "raw"
         image = FORMAT.open(source)
-        assert (image.virtual_size, image.findings) == (8 * MIB, ())
+        assert image.virtual_size == 8 * MIB
+        noted = [finding.severity for finding in image.findings]  # that other machines count in sectors of 512 bytes
+        assert noted == ([Severity.NOTE] if sector_size == 4096 else [])
         assert image.header.declared_end == 8 * MIB
         assert [len(rows) for rows in FORMAT.extents(image, [source], 0, source.size)] == [1]
         source.require_unchanged()
