@@ -216,7 +216,8 @@ def check_readiness(
 ) -> ReadinessReport:
     """Whether a cloud will import the image, and whether it will boot and be reachable there.
 
-    `profile`: a name of `diskfmt profiles`, perhaps with switches (`tencent-cvm+strict-docs`), or a path of a TOML file.
+    `profile`: a name of `diskfmt profiles`, perhaps with switches (`tencent-cvm+strict-docs`), or the path of a TOML
+    file.
     `waive`: ids of rules that are not to count.
 
     Raises:

@@ -47,8 +47,9 @@ class Disk:
     """The guest disk of an image; a context manager that owns the open files.
 
     `layers` are the image and those below it, the top first; `image`, `format`: those of the top. `files` are those of
-    all layers in order, as rows count them. `size` is in bytes. `findings` are those of identification and headers, `claims` the names of all that the detectors saw,
-    `missing` the files that were not opened. Reads may come from several threads at once.
+    all layers in order, as rows count them. `size` is in bytes. `findings`: those of identification and headers,
+    `claims` the names of all that the detectors saw, `missing` the files that were not opened. Reads may come from
+    several threads at once.
     """
 
     def __init__(

@@ -6,8 +6,6 @@ import struct
 from pathlib import Path
 
 import pytest
-from guest.raw import RawDevice, raw_device
-from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 from diskfmt.disk import open_disk
 from diskfmt.guest.base import DamagedError, FileKind, GuestError, UnsupportedError
@@ -16,6 +14,8 @@ from diskfmt.guest.btrfs.chunks import Chunk
 from diskfmt.guest.btrfs.superblock import MIRRORS
 from diskfmt.guest.btrfs.tree import Forest
 from diskfmt.guest.checksums import crc32c
+from guest.raw import RawDevice, raw_device
+from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import random
 from pathlib import Path
 
 import pytest
-from guest.raw import RawDevice, raw_device
-from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 from diskfmt.disk import open_disk
 from diskfmt.guest.base import DamagedError, FileKind, GuestError, UnsupportedError
 from diskfmt.guest.fat import open_fat
+from guest.raw import RawDevice, raw_device
+from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 LAYOUTS = {  # bits, size in MiB, options of mkfs.fat
     "FAT12": ("12", 8, ["-s", "4"]),

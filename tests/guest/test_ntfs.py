@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guest.raw import RawDevice, raw_device
-from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 from diskfmt.disk import open_disk
 from diskfmt.guest.base import DamagedError, FileKind, GuestError, UnsupportedError
 from diskfmt.guest.mft import resident_attribute
 from diskfmt.guest.ntfs import open_ntfs
+from guest.raw import RawDevice, raw_device
+from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 pytest.importorskip("pyfsntfs")
 

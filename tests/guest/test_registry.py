@@ -5,12 +5,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from guest.trees import run, survives, tool
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diskfmt.guest.base import BudgetError, DamagedError, GuestError, UnsupportedError
 from diskfmt.guest.registry import MAX_HIVE, Hive, Key, Kind, Value, checksum
+from guest.trees import run, survives, tool
 
 
 def exported(path: str | Path) -> dict[str, dict[str, tuple[int, bytes]]]:

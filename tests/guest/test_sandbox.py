@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from guest.trees import run, tool
 
 from diskfmt.guest import probe, sandbox, worker
 from diskfmt.guest.base import BudgetError, DamagedError, GuestError, UnsupportedError
 from diskfmt.guest.sandbox import OFF, Limits
+from guest.trees import run, tool
 
 ALLOWED = {"thread", "read"}
 

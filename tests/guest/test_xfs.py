@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from guest.raw import RawDevice, raw_device
-from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 from diskfmt.disk import open_disk
 from diskfmt.guest.base import DamagedError, FileKind, GuestError, UnsupportedError
@@ -17,6 +15,8 @@ from diskfmt.guest.checksums import crc32c
 from diskfmt.guest.xfs import directories, filesystem, inodes, open_xfs
 from diskfmt.guest.xfs.log import is_clean
 from diskfmt.guest.xfs.superblock import read_superblock
+from guest.raw import RawDevice, raw_device
+from guest.trees import blkid, differences, make_tree, mounted, run, survives, tool
 
 SIZE = 320 << 20
 

@@ -43,10 +43,14 @@ class Device(Protocol):
     """Bytes by offset: the disk, a partition or a logical volume. `sector_size` is 512 or 4096."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes of it."""
+        ...
 
     @property
-    def sector_size(self) -> int: ...
+    def sector_size(self) -> int:
+        """Bytes of a sector."""
+        ...
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes. Raises GuestError where the device ends before, or cannot be read."""
@@ -66,8 +70,8 @@ class FileKind(StrEnum):
 class Entry:
     """A file as its inode describes it. `mode`: permission bits, `mtime`: seconds since 1970.
 
-    `flags`: those of ext's inodes (0x10 immutable) or DOS attributes, 0 where there are none; mode, uid, gid are 0 where
-    the file system has none.
+    `flags`: those of ext's inodes (0x10 immutable) or DOS attributes, 0 where there are none; mode, uid, gid are 0
+    where the file system has none.
     """
 
     kind: FileKind
@@ -109,9 +113,13 @@ class FileSystem(Protocol):
     """
 
     @property
-    def info(self) -> FsInfo: ...
+    def info(self) -> FsInfo:
+        """What its superblock says."""
+        ...
 
-    def stat(self, path: str) -> Entry | None: ...
+    def stat(self, path: str) -> Entry | None:
+        """What the path leads to, links not followed."""
+        ...
 
     def names(self, path: str) -> Iterator[str]:
         """The names in a directory without `.` and `..`, at most MAX_ENTRIES, in no order."""

@@ -31,13 +31,15 @@ READERS: Final[Mapping[str, Callable[[Device], FileSystem]]] = {
 _LINUX: Final = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs"})
 _HIVE: Final = "/Windows/System32/config/SYSTEM"
 _SUBVOLUMES: Final = ("@", "root", "@rootfs")
-"""Where distributions put the root of a Btrfs whose default subvolume was left at the top: Debian and Ubuntu, Fedora."""
+"""Where distributions put the root of a Btrfs whose default subvolume was left at the top."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinuxSystem:
-    """A Linux root with what its fstab mounts. `volume`: that of the root; `needed`: names of the volumes that it needs
-    to come up (root, and what fstab mounts without nofail or noauto).
+    """A Linux root with what its fstab mounts.
+
+    `volume`: that of the root; `needed`: names of the volumes without which it does not come up (root, and what fstab
+    mounts without nofail or noauto).
     """
 
     volume: str

@@ -203,6 +203,10 @@ def main() -> int:
     for module in PRELOAD:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    # What else the function needs from the host's files: its module knows.
+    prepare = getattr(sys.modules[function.__module__], "prepare", None)
+    if prepare is not None:
+        prepare(request["arguments"])
     try:
         state = _shut_in(request["mode"], Limits(**request["limits"]))
         value = _call(function, request["fds"], request["arguments"])

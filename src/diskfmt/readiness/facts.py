@@ -31,15 +31,19 @@ class ContainerFacts:
     tail_only: bool = False
 
 
+def _nobody() -> Fact[tuple[str, ...]]:
+    return Known(())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One image, looked at. What has no operating system has neither `linux` nor `windows`.
 
     `table`: the partition table; `volumes`: what lies on the disk; both unknown where the disk could not be read.
     `file_systems`: what the superblocks say, by the volume's name. `system_volumes`: names of the volumes that hold an
-    operating system. `needed_partitions`: numbers of those that the operating system needs (root, /boot, ESP, fstab without nofail).
-    `qcow2_size`: at most so many bytes has the qcow2 that the image becomes; exact, which takes a scan of the disk, where
-    a quick answer from the map is above the limit that is asked with.
+    operating system. `needed_partitions`: numbers of those that the operating system needs (root, and what fstab
+    mounts without nofail). `qcow2_size`: at most so many bytes has the qcow2 that the image becomes; exact, which takes
+    a scan of the disk, where a quick answer from the map is above the limit that is asked with.
     """
 
     container: ContainerFacts
@@ -48,7 +52,7 @@ class Facts:
     file_systems: Mapping[str, Fact[FsInfo]] = field(default_factory=dict)
     linux: Fact[LinuxFacts | None]
     windows: Fact[WindowsFacts | None]
-    system_volumes: Fact[tuple[str, ...]] = Known(())
+    system_volumes: Fact[tuple[str, ...]] = field(default_factory=_nobody)
     needed_partitions: frozenset[int] = frozenset()
     qcow2_size: Callable[[int], Fact[int]] = field(repr=False, compare=False)
 

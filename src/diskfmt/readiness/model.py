@@ -2,8 +2,8 @@
 
     Facts × Profile ─► rules ─► RuleFinding … ─► ReadinessReport
 
-A rule's *verdict* is about the image (pass, warn, fail, unknown), its *impact* about the cloud: what happens to an image
-that fails it. Unknown is never pass.
+A rule's *verdict* is about the image (pass, warn, fail, unknown), its *impact* about the cloud: what happens to an
+image that fails it. Unknown is never pass.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ class Impact(StrEnum):
 class Verdict(StrEnum):
     """What a rule found."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password
     WARN = "warn"
     FAIL = "fail"
     UNKNOWN = "unknown"
@@ -93,7 +93,7 @@ class RuleFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A part of a bar, in bytes. `kind` chooses its colour: `table`, `fs`, `swap`, `data`, `zero`, `free`, `unknown` …"""
+    """A part of a bar, in bytes. `kind` chooses its colour: `fs`, `swap`, `data`, `zero`, `free`, `unknown` …"""
 
     start: int
     length: int
@@ -119,8 +119,10 @@ class ReadinessReport:
     """What the check of one image for one cloud said.
 
     `waived`: rules that the caller decided to overrule; they no longer count. `planned`: the image is about to be
-    converted for this profile, so that what the conversion cures does not count either. `summary`: facts worth showing (operating
-    system, kernel, partitions …), plain JSON values. `bars`: what a drawing of the disk shows. `seconds` of wall time, `bytes_read` of the guest's disk.
+    converted for this profile, so that what the conversion cures does not count either. `summary`: facts worth
+    showing (operating system, kernel, partitions …), plain JSON values. `bars`: what a drawing of the disk shows.
+    `conversion`: the command that makes what the cloud wants.
+    `seconds` of wall time, `bytes_read` of the guest's disk.
     """
 
     path: str
@@ -130,6 +132,7 @@ class ReadinessReport:
     planned: bool = False
     summary: Mapping[str, object] = field(default_factory=dict)
     bars: tuple[Bar, ...] = ()
+    conversion: str = ""
     seconds: float = 0.0
     bytes_read: int = 0
 

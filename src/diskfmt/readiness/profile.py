@@ -240,7 +240,8 @@ class RuleWeight:
 class Profile:
     """A cloud: what it takes, what breaks there, and how it says so.
 
-    `origin`: the name or path that it was loaded by. `switches`: those that may be given, with what they mean; `switched`: those that are on. `limits`: numbers that
+    `origin`: the name or path that it was loaded by. `switches`: those that may be given, with what they mean;
+    `switched`: those that are on. `limits`: numbers that
     single rules read. `rules`: the rules that the profile knows.
     """
 

@@ -80,7 +80,7 @@ class SourceFile:
     def of_descriptor(cls, fd: int, path: str) -> Self:
         """The file behind an open descriptor, which the result owns; `path` is for messages only."""
         source = cls.__new__(cls)
-        source._adopt(fd, path)
+        source._adopt(fd, path)  # noqa: SLF001
         return source
 
     def _adopt(self, fd: int, path: str) -> None:

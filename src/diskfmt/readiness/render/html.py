@@ -77,8 +77,7 @@ def _body(report: ReadinessReport) -> Iterator[str]:
     yield f'<p class="quiet">Readiness for <strong>{quote(escape(report.profile))}</strong></p>'
     yield f'<p class="status {tone}">{quote(STATUS_TEXT[report.status])}</p>'
     if report.converts:
-        command = f"diskfmt convert --for {report.profile} {report.path} TARGET"
-        yield f"<p>A conversion mends all that is open:</p><pre>{quote(printable(command))}</pre>"
+        yield f"<p>A conversion mends all that is open:</p><pre>{quote(printable(report.conversion))}</pre>"
     findings = ordered(report.findings)
     groups = (
         [found for found in findings if found in report.open],

@@ -20,7 +20,7 @@ def lines(report: ReadinessReport, paint: Paint, *, verbose: bool = False) -> It
             yield from finding_lines(found, paint, waived=found.rule in report.waived)
     yield counts(report)
     if report.converts:
-        yield f"next: diskfmt convert --for {escape(report.profile)} {escape(report.path)} TARGET mends all that is open"
+        yield f"next: {printable(report.conversion)} mends all that is open"
 
 
 def headline(report: ReadinessReport) -> str:

@@ -97,7 +97,7 @@ def judge(
 ) -> Iterator[RuleFinding]:
     """What every rule says that the profile gives weight to. A rule that raises is a bug, and blocks.
 
-    `areas`: only rules of these, None: all but those that look at the container only. `windows`: the weights for Windows.
+    `areas`: only rules of these, None: all but those that look at the container only. `windows`: the weights for it.
     """
     for entry in RULES.values():
         weight = profile.severity(entry.id, windows=windows)
@@ -127,7 +127,7 @@ def require_known(ids: Collection[str]) -> None:
     """Return if there are rules with all these ids. Raises UsageError naming the nearest."""
     from difflib import get_close_matches
 
-    for id in ids:
-        if id not in RULES:
-            near = ", ".join(get_close_matches(id, RULES, n=3)) or "see diskfmt rules"
-            raise UsageError(f"there is no rule {id!r}", remedy=f"did you mean: {near}")
+    for name in ids:
+        if name not in RULES:
+            near = ", ".join(get_close_matches(name, RULES, n=3)) or "see diskfmt rules"
+            raise UsageError(f"there is no rule {name!r}", remedy=f"did you mean: {near}")

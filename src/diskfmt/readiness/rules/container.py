@@ -29,7 +29,7 @@ _DAMAGE: Final = frozenset(
 
 
 def _convert(profile: Profile) -> str:
-    return f"diskfmt convert --for {profile.name} IMAGE TARGET"
+    return f"diskfmt convert -O {profile.convert.to} IMAGE TARGET"
 
 
 def _evidence(finding: Finding) -> str:
@@ -239,7 +239,7 @@ def vhd_size_fields(facts: Facts, profile: Profile) -> Outcome | None:
     if image is None or image.format != "vhd":
         return None
     current, geometry = image.specific.get("current-size"), image.specific.get("geometry-size")
-    if current != geometry and image.virtual_size != current:
+    if current not in (geometry, image.virtual_size):
         return warned(
             f"tools disagree on the size: {geometry} by geometry, {current} by the size field",
             remedy=_convert(profile),

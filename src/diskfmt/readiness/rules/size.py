@@ -80,8 +80,7 @@ def alignment(facts: Facts, profile: Profile) -> Outcome | None:
     if unit is not None and size % unit:
         return failed(
             f"the disk has {size} bytes, no multiple of {format_size(unit)}",
-            remedy=f"diskfmt convert --for {profile.name} IMAGE TARGET, or: qemu-img resize IMAGE {align_up(size, unit)}",
-            cured=True,
+            remedy=f"qemu-img resize IMAGE {align_up(size, unit)}",
         )
     if size % SECTOR:
         return warned(
