@@ -290,7 +290,7 @@ def test_inline_data_that_lies(tmp_path: Path) -> None:
         (128 + 32 + 4 + 4, 7),
         (128 + 32 + 4 + 8, 0xFFFF),
         (0x80, 0xFFFF),
-        (128 + 32, 0),
+        (128 + 34, 0),
     ):
         raw = bytearray(image)
         raw[good + at : good + at + 2] = value.to_bytes(2, "little")
