@@ -171,6 +171,14 @@ def nested() -> bytes:
     return bytes(built.data)
 
 
+def not_ready(folder: Path, _: ExitStack) -> Callable[[], Any]:
+    """An image of a format that the cloud does not take."""
+    (folder / "there").write_text("precious")
+    path = folder / "vm.qcow2"
+    path.write_bytes(image())
+    return lambda: diskfmt.check_readiness(path, profile="azure").raise_if_blocked()
+
+
 REFUSED, LIMIT, IO, BUSY = diskfmt.RefusedError, diskfmt.LimitError, diskfmt.IOFailedError, diskfmt.InUseError
 NOT_READY = diskfmt.NotReadyError
 
@@ -211,5 +219,6 @@ SITUATIONS: dict[Reason, Situation] = {
     Reason.NOT_REGULAR: Situation(make=not_regular, error=REFUSED),
     Reason.OUTPUT_EXISTS: Situation(make=output_exists, error=REFUSED),
     Reason.OUTPUT_BUSY: Situation(make=output_busy, error=REFUSED),
+    Reason.NOT_READY: Situation(make=not_ready, error=NOT_READY),
     Reason.INTERNAL: Situation(make=internal, error=diskfmt.InternalError),
 }
