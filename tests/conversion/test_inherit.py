@@ -96,3 +96,14 @@ def test_formats_without_a_parent_say_so(chain: tuple[Path, Path], tmp_path: Pat
     for target in ("raw", "vmdk", "vhd:fixed"):
         with pytest.raises(UsageError):
             diskfmt.convert(top, tmp_path / "out", format=target, below="base.qcow2", follow="same-directory")
+
+
+def test_snapshot_is_no_part_of_the_disk_that_holds_it(qemu_img: str, qemu_io: str, tmp_path: Path) -> None:
+    disk, out = tmp_path / "disk.qcow2", tmp_path / "out.qcow2"
+    subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", disk, "1M"], check=True)
+    subprocess.run([qemu_io, "-c", "write -P 1 0 64k", disk], check=True, capture_output=True)
+    subprocess.run([qemu_img, "snapshot", "-c", "before", disk], check=True)
+    expected = qemu_sha(qemu_img, disk)
+    subprocess.run([qemu_io, "-c", "write -P 2 0 128k", disk], check=True, capture_output=True)
+    diskfmt.convert(disk, out, format="qcow2", below="disk.qcow2", snapshot="before")
+    assert qemu_sha(qemu_img, out) == expected
