@@ -355,7 +355,11 @@ def convert(
         if clearance is None:
             clearance = _clear(disk, waive, progress)
         assessed = time.monotonic() - started
-        base = None if below is None else _open_below(stack, disk, os.fspath(below), path, follow, below_format)
+        base = (
+            None
+            if below is None
+            else _open_below(stack, disk, os.fspath(below), target=path, follow=follow, below_format=below_format)
+        )
         plan = make_plan(
             disk.size,
             wanted,
@@ -384,7 +388,7 @@ def convert(
 
 
 def _open_below(
-    stack: ExitStack, source: Disk, name: str, target: str, follow: str | None, below_format: str | None
+    stack: ExitStack, source: Disk, name: str, *, target: str, follow: str | None, below_format: str | None
 ) -> Disk:
     """The image that an output is to be a difference to; its name means what it will mean to readers of the output.
 
