@@ -28,11 +28,15 @@ class Inheritance:
 
 
 def inheritance(source: Disk, below: Disk) -> Inheritance:
-    """Where `below` is in the chain of `source`."""
+    """Where `below` is in the chain of `source`.
+
+    The same file is not enough: read at another snapshot, or as another format, it is another disk.
+    """
     wanted = below.files[0].identity
     for depth, layer in enumerate(source.layers):
         found = layer.files[0].identity
-        if (found.device, found.inode) == (wanted.device, wanted.inode):
+        same = (found.device, found.inode) == (wanted.device, wanted.inode)
+        if same and layer.format is below.format and layer.image.header == below.image.header:
             return Inheritance(below=below, depth=depth)
     return Inheritance(below=below, depth=None)
 
