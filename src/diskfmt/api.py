@@ -355,7 +355,10 @@ def convert(
         if clearance is None:
             clearance = _clear(disk, waive, progress)
         assessed = time.monotonic() - started
-        base = None if below is None else _open_below(stack, os.fspath(below), path, follow)
+        base = None
+        if below is not None:  # its name means what it will mean to readers of the output
+            beside = os.path.join(os.path.dirname(path), os.fspath(below))
+            base = _open_below(stack, disk, beside, follow, below_format)
         plan = make_plan(
             disk.size,
             wanted,
@@ -383,12 +386,27 @@ def convert(
         )
 
 
-def _open_below(stack: ExitStack, name: str, target: str, follow: str | None) -> Disk:
-    """The image that an output is to be a difference to; its name means what it will mean to readers of the output."""
-    path = os.path.join(os.path.dirname(target), name)
-    disk = stack.enter_context(open_disk(path, follow=follow))
+def _open_below(stack: ExitStack, source: Disk, path: str, follow: str | None, below_format: str | None) -> Disk:
+    """The image that an output is to be a difference to.
+
+    One of the source's chain has the format that it has there, whatever its content looks like.
+    """
+    known = _format_in_chain(source, path)
+    disk = stack.enter_context(open_disk(path, format=known, follow=follow, below_format=below_format))
     stack.enter_context(disk.hold())
     return disk
+
+
+def _format_in_chain(source: Disk, path: str) -> str | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None  # opening it says what is wrong
+    for layer in source.layers:
+        identity = layer.files[0].identity
+        if (identity.device, identity.inode) == (found.st_dev, found.st_ino):
+            return layer.format.name
+    return None
 
 
 def _recorded(below: Disk, name: str) -> Below:

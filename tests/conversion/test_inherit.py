@@ -107,3 +107,21 @@ def test_snapshot_is_no_part_of_the_disk_that_holds_it(qemu_img: str, qemu_io: s
     subprocess.run([qemu_io, "-c", "write -P 2 0 128k", disk], check=True, capture_output=True)
     diskfmt.convert(disk, out, format="qcow2", below="disk.qcow2", snapshot="before")
     assert qemu_sha(qemu_img, out) == expected
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_image_of_the_chain_has_the_format_that_it_has_there(
+    qemu_img: str, qemu_io: str, tmp_path: Path, nested: bool
+) -> None:
+    base, top, out = tmp_path / "base.raw", tmp_path / "top.qcow2", tmp_path / "out.qcow2"
+    inner = tmp_path / "inner.qcow2"
+    if nested:  # a raw disk that begins as an image does: only the image above knows better
+        subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", inner, "1M"], check=True)
+        base.write_bytes(inner.read_bytes().ljust(MIB, b"\1"))
+    else:  # nor does its content say anything
+        base.write_bytes(b"\1" * MIB)
+    subprocess.run([qemu_img, "create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base.raw", top], check=True)
+    subprocess.run([qemu_io, "-c", "write -P 2 0 64k", top], check=True, capture_output=True)
+    diskfmt.convert(top, out, format="qcow2", below="base.raw", follow="same-directory")
+    assert qemu_sha(qemu_img, out) == qemu_sha(qemu_img, top)
+    assert diskfmt.inspect(out).references[0].format == "raw"
