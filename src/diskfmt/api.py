@@ -389,11 +389,10 @@ def convert(
         if clearance is None:
             clearance = _clear(disk, waive, progress)
         assessed = time.monotonic() - started
-        base = (
-            None
-            if below is None
-            else _open_below(stack, disk, os.fspath(below), target=path, follow=follow, below_format=below_format)
-        )
+        base = None
+        if below is not None:  # its name means what it will mean to readers of the output
+            beside = os.path.join(os.path.dirname(path), os.fspath(below))
+            base = _open_below(stack, disk, beside, follow, below_format)
         plan = make_plan(
             disk.size,
             wanted,
@@ -421,14 +420,11 @@ def convert(
         )
 
 
-def _open_below(
-    stack: ExitStack, source: Disk, name: str, *, target: str, follow: str | None, below_format: str | None
-) -> Disk:
-    """The image that an output is to be a difference to; its name means what it will mean to readers of the output.
+def _open_below(stack: ExitStack, source: Disk, path: str, follow: str | None, below_format: str | None) -> Disk:
+    """The image that an output is to be a difference to.
 
     One of the source's chain has the format that it has there, whatever its content looks like.
     """
-    path = os.path.join(os.path.dirname(target), name)
     known = _format_in_chain(source, path)
     disk = stack.enter_context(open_disk(path, format=known, follow=follow, below_format=below_format))
     stack.enter_context(disk.hold())

@@ -9,7 +9,8 @@ import pytest
 
 import diskfmt
 from diskfmt.conversion.inherit import inheritance, own_rows
-from diskfmt.errors import UsageError
+from diskfmt.conversion.progress import Progress
+from diskfmt.errors import InUseError, RefusedError, UsageError
 from diskfmt.kinds import Kind
 
 MIB = 1 << 20
@@ -125,3 +126,30 @@ def test_image_of_the_chain_has_the_format_that_it_has_there(
     diskfmt.convert(top, out, format="qcow2", below="base.raw", follow="same-directory")
     assert qemu_sha(qemu_img, out) == qemu_sha(qemu_img, top)
     assert diskfmt.inspect(out).references[0].format == "raw"
+
+
+@pytest.mark.parametrize("name", ["base.qcow2", "link.qcow2"])
+def test_output_does_not_replace_the_image_below_it(chain: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    base, top = chain
+    alone, before = tmp_path / "alone.qcow2", base.read_bytes()
+    diskfmt.convert(top, alone, format="qcow2", follow="same-directory")
+    base.with_name("link.qcow2").hardlink_to(base)
+    with pytest.raises(RefusedError, match="the image below"):
+        diskfmt.convert(alone, base.with_name(name), format="qcow2", below="base.qcow2", force=True)
+    assert base.read_bytes() == before
+
+
+def test_change_of_the_image_below_is_seen(chain: tuple[Path, Path], tmp_path: Path) -> None:
+    base, top = chain
+    alone, out = tmp_path / "alone.qcow2", tmp_path / "out.qcow2"
+    diskfmt.convert(top, alone, format="qcow2", follow="same-directory")
+
+    def touch(progress: Progress) -> None:
+        if progress.phase == "copy":
+            with base.open("r+b") as file:
+                file.seek(0, 2)
+                file.write(bytes(512))
+
+    with pytest.raises(InUseError):
+        diskfmt.convert(alone, out, format="qcow2", below="base.qcow2", progress=touch)
+    assert not out.exists()

@@ -20,6 +20,7 @@ from diskfmt.conversion.verify import verify_output
 from diskfmt.disk import Disk
 from diskfmt.errors import DiskfmtError, Reason, RefusedError
 from diskfmt.formats.base import Finale, Output, Part, Piece
+from diskfmt.stores.source import SourceFile
 from diskfmt.stores.target import TargetFile
 from diskfmt.treehash import fingerprint_bytes
 
@@ -52,6 +53,7 @@ def run(
 
     Raises:
         InUseError: SOURCE_CHANGED, before or while it ran.
+        RefusedError: OUTPUT_BUSY, the output would replace what it is made from.
         CorruptError, IOFailedError, LimitError: what reading, writing or verifying says. Nothing is left behind.
 
     """
@@ -60,8 +62,10 @@ def run(
     total = clearance.totals.stored if clearance.totals is not None else disk.size
     output = plan.new_output()
     names = _names(path, output)
+    below = () if plan.shared is None else plan.shared.below.files
     for name in names:
-        _refuse_same_file(disk, name)
+        _refuse_same_file(disk.files, name, "the source")
+        _refuse_same_file(below, name, "the image below it")
     with ExitStack() as stack:
         clearance.require((file.identity_now() for file in disk.files), disk.path)
         targets = [stack.enter_context(TargetFile(name, force=force)) for name in names]
@@ -87,7 +91,7 @@ def run(
                 digest = verify_output(
                     disk, plan, [target.temp_path for target in targets], threads=threads, total=total, tell=tell
                 )
-        for file in disk.files:
+        for file in (*disk.files, *below):
             file.require_unchanged()
         actual = sum(os.fstat(target.fd).st_blocks * 512 for target in targets)
         with _phase(seconds, "sync"):
@@ -126,15 +130,13 @@ def _names(path: str, output: Output) -> tuple[str, ...]:
     return parts if output.describe is None else (*parts, path)
 
 
-def _refuse_same_file(disk: Disk, path: str) -> None:
+def _refuse_same_file(files: Sequence[SourceFile], path: str, what: str) -> None:
     try:
         found = os.stat(path)
     except (OSError, ValueError):
         return  # not there; a name that cannot be is the business of TargetFile
-    if any((found.st_dev, found.st_ino) == (file.identity.device, file.identity.inode) for file in disk.files):
-        raise RefusedError(
-            "the output is the source", reason=Reason.OUTPUT_BUSY, path=path, remedy="choose another name"
-        )
+    if any((found.st_dev, found.st_ino) == (file.identity.device, file.identity.inode) for file in files):
+        raise RefusedError(f"the output is {what}", reason=Reason.OUTPUT_BUSY, path=path, remedy="choose another name")
 
 
 def _copy(
