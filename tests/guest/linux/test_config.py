@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diskfmt.guest.base import BudgetError, DamagedError, Entry, FileKind, GuestError, UnsupportedError
@@ -61,6 +61,7 @@ def test_patterns_without_end() -> None:
     assert not text.matches("a" * 2000, "*a" * 500 + "b")
 
 
+@example(b"\x1c")
 @given(st.binary(max_size=300))
 def test_any_bytes_are_text(data: bytes) -> None:
     list(text.lines(data))

@@ -68,6 +68,8 @@ def interfaces(data: bytes, path: str) -> tuple[list[Interface], list[str]]:
     stanzas: list[tuple[int, str, str, str, dict[str, str]]] = []
     for number, line in joined(data):
         said = decode(line).split()
+        if not said:
+            continue  # separators that are blank to text only, such as \x1c
         if said[0] in ("source", "source-directory") and len(said) > 1:
             sources.append(said[1] if said[0] == "source" else said[1].rstrip("/") + "/*")
         elif said[0] == "auto" or said[0].startswith("allow-"):
